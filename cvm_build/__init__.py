@@ -1,0 +1,1 @@
+"""What runs inside? Confidential VM images; nothing is built here yet."""
