@@ -1,0 +1,1 @@
+"""The FL server: an attested program that conducts jobs and sees sums."""

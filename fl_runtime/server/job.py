@@ -1,0 +1,549 @@
+"""One job, from its submission to its end: approvals, key, rounds, release.
+
+1. offered to its sites; each approves or refuses by its own policy
+2. with enough approvals the server attests, and is released the job's key
+3. the sites are told; each gets the key for itself and says when it is ready
+4. the workflow runs: each `reduce` is a round, each round at most three attempts at a secure sum
+5. the final model is sealed, recorded and released to the submitter
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attestation.errors import AttestationError
+from attestation.node import Node
+from attestation.witnessing import Watched, witness_name
+from fl_runtime.arrays import Layout, decode, encode, flatten, unflatten
+from fl_runtime.errors import JobFailedError, JobRefusedError
+from fl_runtime.federation import Total, Train
+from fl_runtime.jobs.model_blob import open_model, seal_model
+from fl_runtime.secure_aggregation.cohort import Cohort, Member
+from fl_runtime.secure_aggregation.context import MAX_ATTEMPTS, RoundContext
+from fl_runtime.secure_aggregation.encoding import decode as decode_sum
+from fl_runtime.secure_aggregation.errors import AggregationError
+from fl_runtime.secure_aggregation.parameters import Parameters
+from fl_runtime.secure_aggregation.ring import new_vector_digest
+from fl_runtime.secure_aggregation.stages import Sum
+from fl_runtime.server.attempt import Attempt
+from fl_runtime.server.bell import Bell
+from fl_runtime.server.blobs import Blobs
+from fl_runtime.server.events import Events
+from fl_runtime.server.greeter import Greeter
+from fl_runtime.server.register import JobRegister
+from fl_runtime.server.sites import SiteLink, Sites
+from fl_runtime.transport import federation_pb2 as pb
+from fl_runtime.transport.model_hash import model_hash
+from fl_runtime.transport.sealed import SealingKey
+from fl_runtime.transport.spool import Spool, SpooledSum
+from fl_runtime.workflows.fedavg import fedavg
+from policies.audit.record import Event, printable
+from policies.documents import Envelope
+from policies.errors import CloisterError
+from policies.job_manifest import APPROVAL_KIND, JobApproval, JobManifest, job_digest
+
+SEGMENT = "model"  # the one segment of a vector that averaging has
+WORKFLOWS = {"fedavg": fedavg}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What every job of one server shares."""
+
+    node: Node
+    greeter: Greeter
+    sites: Sites
+    watched: Watched
+    register: JobRegister
+    blobs: Blobs
+    scratch: Path
+
+
+@dataclass(eq=False)
+class Job:
+    """Conducts one job; the edge hands answers to it."""
+
+    around: Surroundings
+    envelope: Envelope
+    manifest: JobManifest
+    code: bytes  # name of the blob
+    initial: bytes  # name of the blob
+    events: Events = field(default_factory=Events)
+    state: str = "submitted"
+    reason: str = ""
+    rounds_done: int = 0
+    model_blob: bytes | None = None  # of the newest committed model
+    _bell: Bell = field(default_factory=Bell)
+    _approvals: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # site -> (boot, envelope)
+    _refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _ready: dict[str, bytes] = field(default_factory=dict)  # site -> boot
+    _attempt: Attempt | None = None
+    _round_blob: bytes | None = None  # the sealed model that sites train on
+    _key: SealingKey | None = None
+    _aborted: str | None = None
+    _loop: asyncio.AbstractEventLoop = field(init=False)
+    _scratch_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _cosign_sizes: list[int] = field(default_factory=list)  # of the log when each round opened
+
+    def __post_init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.parameters = Parameters.parse(self.manifest.aggregation_parameters())
+        self.layout = Layout.parse(self.manifest.model_layout())
+
+    @property
+    def job_id(self) -> str:
+        """The job's name, as all of the federation call it."""
+        return self.manifest.job
+
+    @property
+    def digest(self) -> bytes:
+        """What the sites approve, 32 bytes."""
+        return job_digest(self.envelope.payload)
+
+    # --- what others tell it ---
+
+    def joined(self, link: SiteLink) -> None:
+        """A site's new boot is here: offer the job to it."""
+        if link.site in self.manifest.sites and self.state in {"offered", "running", "parked"}:
+            self._offer(link)
+        self._bell.ring()
+
+    def answer(self, link: SiteLink, answer: pb.SiteAnswer) -> None:
+        """Take an approval, a refusal, a ready or a failure outside of rounds, or hand it to the open attempt.
+
+        Raises:
+            CloisterError: It is not what is asked for; the site is told.
+        """
+        what = answer.WhichOneof("what")
+        if what == "approval":
+            self._take_approval(link, answer.approval)
+        elif what == "refusal":
+            self._refusals[link.site] = tuple(answer.refusal.reasons)
+        elif what == "ready":
+            self._ready[link.site] = link.boot
+        elif what == "failure" and answer.failure.phase == "prepare":
+            self._ready.pop(link.site, None)
+            self._refusals[link.site] = (answer.failure.message,)
+        else:
+            self.attempt(answer.round, answer.attempt).answer(link.site, answer)
+        self._bell.ring()
+
+    def attempt(self, number: int, attempt: int) -> Attempt:
+        """The open attempt, which must be the one that a site speaks of.
+
+        Raises:
+            JobFailedError: It is another, or there is none.
+        """
+        open_one = self._attempt
+        if open_one is None or (open_one.context.round, open_one.context.attempt) != (number, attempt):
+            raise JobFailedError(f"round {number} attempt {attempt} of {self.job_id} is not open")
+        return open_one
+
+    def serves(self, blob: bytes) -> bool:
+        """Whether a blob is part of this job: its code, or the model of the open round."""
+        return blob in {self.code, self._round_blob}
+
+    def ring(self) -> None:
+        """Look again: something outside has changed."""
+        if self._attempt is not None:
+            self._attempt.ring()
+
+    def abort(self, reason: str) -> None:
+        """End the job at the next opportunity."""
+        self._aborted = reason
+        self._bell.ring()
+        if self._attempt is not None:
+            self._attempt.failures["administrator"] = pb.Failure(
+                message=reason, phase="train", code="federation.aborted"
+            )
+            self._attempt.ring()
+
+    # --- its life ---
+
+    async def run(self) -> None:
+        """Conduct the job to its end, whatever that is; nothing is raised, the state says how it ended."""
+        try:
+            with self.around.sites.rings(self._bell):
+                await self._run()
+        except CloisterError as error:
+            await self._end("aborted" if self._aborted else "failed", error.message, code=error.code, hint=error.hint)
+        finally:
+            self._key = None
+
+    async def _run(self) -> None:
+        await self._gather_approvals()  # 1
+        key = self._key = await self._fetch_key()  # 2
+        await self._start_sites()  # 3
+        model = decode(self._open(await asyncio.to_thread(self.around.blobs.read, self.initial), key, 0), self.layout)
+        await self._enter("running")
+        workflow = WORKFLOWS[self.manifest.workflow]
+        await asyncio.to_thread(workflow, self, model, rounds=self.manifest.rounds)  # 4
+        await self._release_model()  # 5
+
+    async def _enter(self, state: str, reason: str = "", *, text: str = "") -> None:
+        before, self.state, self.reason = self.state, state, reason
+        await self._record(
+            action="job.state", object=self.job_id, previous=before, next=state, reasons=_reasons(reason)
+        )
+        await asyncio.to_thread(self.around.register.set_state, self.job_id, state, reason)
+        await self.events.add(pb.JobEvent(kind="state", state=state, text=text or reason))
+
+    async def _end(self, state: str, reason: str = "", *, code: str = "", hint: str | None = None) -> None:
+        if state != "completed":
+            await self.events.add(pb.JobEvent(kind="failure", text=reason, code=code, hint=hint or ""))
+        before, self.state, self.reason = self.state, state, reason
+        await self._record(
+            action="job.state", object=self.job_id, previous=before, next=state, reasons=_reasons(reason)
+        )
+        await asyncio.to_thread(self.around.register.set_state, self.job_id, state, reason)
+        end = pb.Instruction(end=pb.JobEnd(job_id=self.job_id, state=state, reason=reason))
+        for link in self.around.sites.present(self.manifest.sites):
+            link.send(end)
+        await self.events.add(pb.JobEvent(kind="state", state=state, text=reason), last=True)
+
+    # --- 1 approvals ---
+
+    async def _gather_approvals(self) -> None:
+        await self._enter("offered")
+        for link in self.around.sites.present(self.manifest.sites):
+            self._offer(link)
+
+        def decided() -> bool:
+            self._raise_if_aborted()
+            self._raise_if_refused()
+            return len(self._present(self._approvals_by_boot())) >= self.manifest.min_sites
+
+        await self._wait_for(decided, lambda: self._present(self._approvals_by_boot()), what="approval")
+
+    def _offer(self, link: SiteLink) -> None:
+        link.send(pb.Instruction(offer=pb.JobOffer(job_id=self.job_id, manifest=self.envelope.encode())))
+
+    def _take_approval(self, link: SiteLink, raw: bytes) -> None:
+        envelope = Envelope.parse(raw)
+        approval = envelope.open(JobApproval, APPROVAL_KIND, [link.result.cnf.sign_pk])
+        if (approval.site, approval.boot, approval.job_sha256) != (link.site, link.boot, self.digest):
+            raise JobRefusedError(f"the approval of {link.site} is for another job, site or boot")
+        self._approvals[link.site] = (link.boot, raw)
+        self._refusals.pop(link.site, None)
+        if self._key is not None:  # the job runs already: this site has returned
+            self._start(link)
+
+    def _approvals_by_boot(self) -> Mapping[str, bytes]:
+        return {site: boot for site, (boot, _) in self._approvals.items()}
+
+    def _raise_if_refused(self) -> None:
+        possible = len(self.manifest.sites) - len(self._refusals)
+        if possible < self.manifest.min_sites:
+            reasons = "; ".join(f"{site}: {', '.join(why)}" for site, why in sorted(self._refusals.items()))
+            raise JobRefusedError(
+                f"{possible} sites are left, {self.manifest.min_sites} are needed; refused by {reasons}",
+                hint="change the job so that the sites' policies allow it, or ask their organisations",
+            )
+
+    def _raise_if_aborted(self) -> None:
+        if self._aborted:
+            raise JobFailedError(self._aborted)
+
+    # --- 2 key ---
+
+    async def _fetch_key(self) -> SealingKey:
+        node, manifest = self.around.node, self.manifest
+        identity = await self.around.greeter.attest_for_release()
+        secret = await node.enrolment.fetch_key(
+            identity,
+            key_id=manifest.model.key_id,
+            job=self.envelope,
+            approvals=[raw for _, raw in self._approvals.values()],
+            purpose="aggregate",
+        )
+        await self.events.add(pb.JobEvent(kind="key", text=node.name, sites=[node.name]))
+        return SealingKey(id=manifest.model.key_id, secret=secret)
+
+    def _open(self, blob: bytes, key: SealingKey, round_number: int) -> memoryview:
+        return open_model(
+            blob, key, trust_domain=self.manifest.trust_domain, job=self.job_id, round_number=round_number
+        )
+
+    # --- 3 sites ---
+
+    async def _start_sites(self) -> None:
+        for link in self._present(self._approvals_by_boot()):
+            self._start(link)
+        announced: set[str] = set()
+
+        def ready() -> bool:
+            self._raise_if_aborted()
+            self._raise_if_refused()
+            return len(self._present(self._ready)) >= self.manifest.min_sites
+
+        await self._wait_for(ready, lambda: self._present(self._ready), what="being ready")
+        for site in sorted(set(self._ready) - announced):
+            await self.events.add(pb.JobEvent(kind="key", text=site, sites=[site]))
+
+    def _start(self, link: SiteLink) -> None:
+        approvals = [raw for _, raw in self._approvals.values()]
+        link.send(pb.Instruction(start=pb.JobStart(job_id=self.job_id, approvals=approvals)))
+
+    def _present(self, boots: Mapping[str, bytes]) -> tuple[SiteLink, ...]:
+        """The connected links of those sites whose boot is the one that answered."""
+        return tuple(link for link in self.around.sites.present(boots) if boots[link.site] == link.boot)
+
+    async def _wait_for(
+        self, holds: Callable[[], bool], here: Callable[[], tuple[SiteLink, ...]], *, what: str
+    ) -> None:
+        """Wait as long as it takes; after a moment, say for whom."""
+        if await self._bell.until(holds, deadline=time.monotonic() + 5):
+            return
+        before = self.state
+        missing = sorted(set(self.manifest.sites) - {link.site for link in here()} - set(self._refusals))
+        text = f"waiting for {what} of {', '.join(missing)}: {len(here())} of at least {self.manifest.min_sites} sites are here"
+        await self._enter("parked", text)
+        await self.events.add(pb.JobEvent(kind="waiting", text=text, sites=missing))
+        await self._bell.until(holds, deadline=None)
+        await self._enter(before, text=f"{', '.join(missing)} returned")
+
+    # --- 4 rounds ---
+
+    def reduce(self, task: Train) -> Total:
+        """One round; called by the workflow, in its thread."""
+        return asyncio.run_coroutine_threadsafe(self._round(task), self._loop).result()
+
+    async def _round(self, task: Train) -> Total:
+        started = time.monotonic()
+        key = self._required_key()
+        encoded = await asyncio.to_thread(encode, task.model, self.layout)
+        sealed = await asyncio.to_thread(
+            seal_model,
+            encoded,
+            key,
+            trust_domain=self.manifest.trust_domain,
+            job=self.job_id,
+            round_number=task.round,
+        )
+        blob = self._round_blob = await asyncio.to_thread(self.around.blobs.put, sealed)
+        for number in range(1, MAX_ATTEMPTS + 1):
+            try:
+                attempt, total = await self._try(
+                    task, number, model_digest=model_hash(self.layout, encoded), blob=blob, size=len(sealed)
+                )
+            except AggregationError as error:
+                await self._abandon(task, number, error)
+                continue
+            return await self._commit(task, attempt, total, started=started, model_bytes=len(sealed))
+        raise JobFailedError(
+            f"round {task.round + 1} was abandoned {MAX_ATTEMPTS} times; the model stays as it was",
+            hint="see the record for why; submit the job again when all sites are well",
+        )
+
+    async def _try(
+        self, task: Train, number: int, *, model_digest: bytes, blob: bytes, size: int
+    ) -> tuple[Attempt, Sum]:
+        links = await self._cohort()
+        cohort = Cohort.of(
+            Member(
+                site=link.site, organisation=link.result.organisation, sign_pk=link.result.cnf.sign_pk, boot=link.boot
+            )
+            for link in links
+        )
+        context = RoundContext.of(
+            job=self.job_id,
+            round_number=task.round,
+            attempt=number,
+            model_hash=model_digest,
+            cohort=cohort,
+            parameters=self.parameters,
+        )
+        word = np.uint32 if self.parameters.ring_bits == 32 else np.uint64
+        spool = Spool(
+            self.around.scratch,
+            key=self._scratch_key,
+            word=word,
+            length=self.parameters.words,
+            new_digest=new_vector_digest,
+        )
+        attempt = self._attempt = Attempt(
+            context=context,
+            cohort=cohort,
+            parameters=self.parameters,
+            links={link.site: link for link in links},
+            sites=self.around.sites,
+            spool=spool,
+            upload_seconds=float(self.manifest.round_timeout_seconds),
+        )
+        await self._record(
+            action="round.open",
+            object=", ".join(cohort.names),
+            round=task.round,
+            digests={"model": model_digest, "cohort": cohort.digest(), "params": self.parameters.digest()},
+        )
+        self._cosign_sizes.append(await self.around.watched.publish())
+        members = [pb.CohortMember(site=link.site, boot=link.boot, jti=link.result.jti) for link in links]
+        for link in links:
+            opening = pb.RoundOpen(
+                job_id=self.job_id,
+                round=task.round,
+                attempt=number,
+                model_blob=blob,
+                model_blob_size=size,
+                cohort=members,
+            )
+            link.send(pb.Instruction(round_open=opening))
+        try:
+            total = await attempt.conduct(
+                before_unmask=lambda masked, survivors: self._before_unmask(attempt, masked, survivors),
+                may_unmask=lambda: self._is_witnessed(cohort),
+            )
+        finally:
+            self._attempt = None
+        return attempt, total
+
+    async def _cohort(self) -> tuple[SiteLink, ...]:
+        """The sites that open the next attempt: all that are ready and here, and no fewer than the job asks for."""
+
+        def enough() -> bool:
+            self._raise_if_aborted()
+            return len(self._present(self._ready)) >= self.manifest.min_sites
+
+        await self._wait_for(enough, lambda: self._present(self._ready), what="the return")
+        return self._present(self._ready)
+
+    def _is_witnessed(self, cohort: Cohort) -> bool:
+        """Whether more than half of the cohort have cosigned the log as it stood at most two rounds ago."""
+        recent = self._cosign_sizes[-2:][0]
+        cosigned = self.around.watched.cosigned
+        domain = self.manifest.trust_domain
+        witnesses = (witness_name(domain, site) for site in cohort.names)
+        return sum(1 for witness in witnesses if cosigned.get(witness, 0) >= recent) > len(cohort) // 2
+
+    def _before_unmask(self, attempt: Attempt, masked: SpooledSum, survivors: tuple[str, ...]) -> None:
+        """Make the masked sum durable, and put the unmask into the record, before any site is asked."""
+        path = self.around.scratch / f"{self.job_id}.sum"
+        digest = masked.save(path, self._required_key(), context=attempt.context.encode())
+        self.around.node.log.append_critical(
+            Event(
+                action="unmask",
+                actor=self.around.node.name,
+                object=", ".join(survivors),
+                job=self.job_id,
+                round=attempt.context.round,
+                decision="allow",
+                digests={"masked-sum": digest},
+            )
+        )
+
+    async def _abandon(self, task: Train, number: int, error: CloisterError) -> None:
+        await self._record(
+            action="round.abandon",
+            object=f"attempt {number}",
+            round=task.round,
+            decision="deny",
+            reasons=_reasons(error.message),
+        )
+        await self._close_round(task, number, "abandoned", error.message)
+        await self.events.add(
+            pb.JobEvent(kind="waiting", text=f"round {task.round + 1} attempt {number} abandoned: {error.message}")
+        )
+
+    async def _commit(self, task: Train, attempt: Attempt, total: Sum, *, started: float, model_bytes: int) -> Total:
+        means = await asyncio.to_thread(decode_sum, total)
+        base = await asyncio.to_thread(flatten, task.model, self.layout)
+        base += means.segments[SEGMENT]
+        model = unflatten(base, self.layout, task.model)
+        encoded = await asyncio.to_thread(encode, model, self.layout)
+        key = self._required_key()
+        sealed = await asyncio.to_thread(
+            seal_model,
+            encoded,
+            key,
+            trust_domain=self.manifest.trust_domain,
+            job=self.job_id,
+            round_number=task.round + 1,
+        )
+        blob = await asyncio.to_thread(self.around.blobs.put, sealed)
+        await self._record(
+            action="round.commit",
+            object=", ".join(total.survivors),
+            round=task.round,
+            decision="allow",
+            digests={"model": model_hash(self.layout, encoded)},
+        )
+        self.rounds_done, self.model_blob = task.round + 1, blob
+        await asyncio.to_thread(
+            self.around.register.commit_round, self.job_id, rounds_done=self.rounds_done, model=blob
+        )
+        (self.around.scratch / f"{self.job_id}.sum").unlink(missing_ok=True)
+        await self._close_round(task, attempt.context.attempt, "committed", "")
+        metrics = self._metrics(attempt, total.survivors)
+        event = pb.JobEvent(
+            kind="round",
+            round=self.rounds_done,
+            rounds=self.manifest.rounds,
+            sites=total.survivors,
+            bytes_up=attempt.bytes_up,
+            bytes_down=model_bytes * len(attempt.links),
+            seconds=time.monotonic() - started,
+            text="; ".join(f"{site}: {failure.message}" for site, failure in attempt.failures.items()),
+        )
+        for name, by_site in metrics.items():
+            event.metrics[name].by_site.update(by_site)
+            event.metrics[name].mean = sum(by_site.values()) / len(by_site)
+        await self.events.add(event)
+        return Total(
+            model=model,
+            sample_count=means.sample_count or 0.0,
+            survivors=total.survivors,
+            clipped=sum(total.clipped_counts.values()),
+            metrics=metrics,
+        )
+
+    def _metrics(self, attempt: Attempt, survivors: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for site in survivors:
+            for name, value in attempt.announced[site].metrics.items():
+                if name in self.manifest.metrics:
+                    found.setdefault(name, {})[site] = value
+        return found
+
+    async def _close_round(self, task: Train, number: int, outcome: str, reason: str) -> None:
+        close = pb.RoundClose(job_id=self.job_id, round=task.round, attempt=number, outcome=outcome, reason=reason)
+        for link in self._present(self._ready):
+            link.send(pb.Instruction(round_close=close))
+
+    # --- 5 release ---
+
+    async def _release_model(self) -> None:
+        blob = self.model_blob
+        if blob is None:
+            raise JobFailedError("the job ended without a model")
+        await self.around.watched.publish()
+        await self._record(
+            action="model.release",
+            object=self.manifest.submitter,
+            round=self.rounds_done - 1,
+            decision="allow",
+            digests={"blob": blob},
+        )
+        await self._end("completed", "")
+
+    # --- all ---
+
+    def _required_key(self) -> SealingKey:
+        if self._key is None:
+            raise AttestationError(f"the key of {self.job_id} has not been released to this server")
+        return self._key
+
+    async def _record(self, **fields: Any) -> None:  # noqa: ANN401 - the fields of an Event
+        event = Event(actor=self.around.node.name, job=self.job_id, **fields)
+        await asyncio.to_thread(self.around.node.log.append_critical, event)
+
+
+def _reasons(text: str) -> tuple[str, ...]:
+    return (printable(text)[:500],) if text else ()

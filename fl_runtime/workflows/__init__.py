@@ -1,0 +1,1 @@
+"""Server-side algorithms, one a file. Each is a plain function over `fl_runtime.federation.Federation`."""
