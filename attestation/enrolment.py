@@ -180,6 +180,7 @@ class Enrolment:
             try:
                 yield rpc.BrokerStub(channel)
             except grpc.aio.AioRpcError as error:
+                self._service = None  # it may have been restarted with another key: verify it again next time
                 raise error_of(error, what=f"the attestation service at {self._address.attested}") from error
 
     async def fetch_key(

@@ -10,6 +10,7 @@ AttestationError
 ├── ReplayError                   a nonce, challenge or result was used before
 ├── ReleaseDeniedError            the key service does not release to this machine
 ├── ReattestError                 the result ran out or a policy moved on; attest again
+├── NotAttestedYetError           that node has not attested here; it may, and then a retry helps
 ├── RevokedError                  a machine, measurement or certificate that was accepted once is no longer
 ├── UnattestedPeerError           the other side of a channel has not proved what it is
 ├── AttesterUnavailableError      the device that makes evidence is absent or does not answer
@@ -94,6 +95,13 @@ class ReattestError(AttestationError):
     """The attestation result ran out, or a policy moved on: attest again."""
 
     code = "attestation.reattest"
+    retryable = True
+
+
+class NotAttestedYetError(AttestationError):
+    """That node has not attested here; it may, and then a retry helps."""
+
+    code = "attestation.not_yet"
     retryable = True
 
 

@@ -7,7 +7,6 @@ only then sends the cosignature: a log that shows two histories would need two d
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +92,13 @@ class Watched:
     async def close(self) -> None:
         """Record the end, and give those who watch a moment to cosign the last head."""
         signed = await asyncio.to_thread(self._log.close)
-        size, deadline = signed.checkpoint.size, time.monotonic() + LAST_COSIGNATURES_SECONDS
+        size, watching = signed.checkpoint.size, self._watching  # who watches leaves when it has seen the last head
         self._closed = True
         await self._wake(size)
         async with self._turn:
             try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await self._turn.wait_for(lambda: self._count(size) >= self._watching)
+                async with asyncio.timeout(LAST_COSIGNATURES_SECONDS):
+                    await self._turn.wait_for(lambda: self._count(size) >= watching)
             except TimeoutError:
                 return
 
@@ -118,7 +117,8 @@ class Witness:
 
     origin: str  # of the watched log
     log_key: bytes  # raw Ed25519 key of the watched log's boot
-    name: str  # of this site
+    site: str  # this site
+    name: str  # how it signs: `witness_name`
     key: Ed25519PrivateKey
     memory: WitnessFile
     own_log: AuditLog
@@ -141,7 +141,7 @@ class Witness:
             signed, consistency, log_key=self.log_key, name=self.name, key=self.key, seconds=self.seconds()
         )
         self.memory.save(state)  # first: a crash in between must not let the log show another history
-        self.own_log.append_critical(cosign_event(signed.checkpoint, actor=self.name, via="WatchLog"))
+        self.own_log.append_critical(cosign_event(signed.checkpoint, actor=self.site, via="WatchLog"))
         return state.size, line.encode().encode()
 
 

@@ -103,9 +103,9 @@ def start_site(config: Path, log_level: str, log_format: str) -> None:
 def demo(rounds: int, seed: int, output: Path, *, attacks: bool, keep: bool) -> None:
     """Train on four sites on this machine, with a mock TEE: nothing here is attested by hardware."""
     _silence_grpc()
-    from fl_runtime.demo.program import run
+    from fl_runtime.demo.program import DemoOptions, run
 
-    asyncio.run(run(rounds=rounds, seed=seed, output=output, attacks=attacks, keep=keep, say=click.echo))
+    asyncio.run(run(DemoOptions(rounds=rounds, seed=seed, output=output, attacks=attacks, keep=keep)))
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------

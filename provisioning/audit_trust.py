@@ -1,16 +1,61 @@
-"""Whom an auditor of this laboratory believes: the keys of every log's boots, and who witnesses which log."""
+"""Whom an auditor of this laboratory believes: the keys of every log's boots, and who witnesses which log.
+
+The service's log key is the one that the signed root names. The keys of the other logs are those that the service has
+certified, as its own log tells; that log is verified, under the root's key, with all others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 
 from pydantic import ValidationError
 
+from attestation.witnessing import witness_name
+from policies.audit.folder import Folder
+from policies.audit.frames import read_frames
+from policies.audit.record import Record
 from policies.audit.trust import AuditTrust, BootKey, LogKind, LogTrust, fingerprint
 from policies.documents import describe
 from policies.files import write_atomically
-from provisioning.errors import ProvisioningError
+from provisioning.errors import LaboratoryError, ProvisioningError
+from provisioning.genesis import load_trust
 from provisioning.layout import SERVER, SERVICE_LOG, Laboratory
+
+
+def certify_audit(laboratory: Laboratory, *, now: datetime, closed: bool = True) -> str:
+    """Find the boots that have written each log, and write `trust.json`.
+
+    Args:
+        laboratory: Founded; its programs have written their logs.
+        now: The time to open the signed root at.
+        closed: Whether every log must have been closed.
+
+    Returns:
+        The file's fingerprint: SHA-256, 64 hex digits.
+
+    Raises:
+        LaboratoryError: A log cannot be read.
+        ProvisioningError: A log was opened by a boot that the service has not certified, or by none.
+        StepError: The laboratory was not founded yet.
+        AuditError: A log does not follow the format.
+    """
+    root_key = load_trust(laboratory, now=now).root.service.log_key
+    service = _read_log(laboratory.audit(SERVICE_LOG))
+    boots = {SERVICE_LOG: [BootKey(boot=boot, key=root_key) for boot in _boots(service)]}
+    certified = {
+        (record.object, record.digests["boot"]): record.digests["sign"]
+        for record in service
+        if record.action == "attestation.decision" and record.decision == "allow"
+    }
+    for node in laboratory.nodes:
+        opened = list(_boots(_read_log(laboratory.audit(node))))
+        strangers = [boot.hex() for boot in opened if (node, boot) not in certified]
+        if strangers:
+            raise ProvisioningError(f"the log of {node} was opened by boot {strangers[0]}, which was never attested")
+        boots[node] = [BootKey(boot=boot, key=certified[node, boot]) for boot in opened]
+    return write_audit_trust(laboratory, boots, closed=closed)
 
 
 def write_audit_trust(laboratory: Laboratory, boots: Mapping[str, Sequence[BootKey]], *, closed: bool = True) -> str:
@@ -37,7 +82,8 @@ def write_audit_trust(laboratory: Laboratory, boots: Mapping[str, Sequence[BootK
         raise ProvisioningError(
             f"found boots of the logs {', '.join(sorted(boots)) or 'none'}, expected {', '.join(sorted(names))}"
         )
-    witnesses = {site: tuple(boot.key for boot in boots[site]) for site in sites}
+    domain = laboratory.layout.trust_domain
+    witnesses = {witness_name(domain, site): tuple(boot.key for boot in boots[site]) for site in sites}
     kinds: Mapping[str, LogKind] = {SERVICE_LOG: "service", SERVER: "server", **dict.fromkeys(sites, "site")}
     try:
         trust = AuditTrust(
@@ -60,3 +106,18 @@ def write_audit_trust(laboratory: Laboratory, boots: Mapping[str, Sequence[BootK
     raw = trust.encode()
     write_atomically(laboratory.audit_trust, raw, mode=0o644)
     return fingerprint(raw)
+
+
+def _read_log(folder: Path) -> tuple[Record, ...]:
+    """Read the records of one log without verifying them: `cloister audit verify` does that, with what is written here."""
+    try:
+        raw = (folder / Folder.RECORDS).read_bytes()
+    except OSError as error:
+        raise LaboratoryError(
+            f"the log {folder} cannot be read: {error.strerror}", hint="a program writes its log once it was started"
+        ) from error
+    return tuple(Record.parse(entry) for _, entry in read_frames(raw))
+
+
+def _boots(records: tuple[Record, ...]) -> Iterator[bytes]:
+    return (record.boot for record in records if record.action == "log.open")

@@ -1,4 +1,4 @@
-"""The `cloister provision` commands: bring up a laboratory federation on one machine, in three steps."""
+"""The `cloister provision` commands: bring up a laboratory federation on one machine, and tell its auditors whom to believe."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ def _examples(*lines: str) -> str:
         "laboratory runs/lab",
         "genesis runs/lab --image-measurement $(cloister mock-tee measure attestation)",
         "grants runs/lab",
+        "audit-trust runs/lab",
     )
 )
 def provision() -> None:
-    """Bring up a federation: identities and settings, then signed documents and kits, then grants for its machines."""
+    """Bring up a federation: identities and settings, then signed documents and kits, then grants for its machines.
+
+    At its end: whom an auditor of its record believes.
+    """
 
 
 @provision.command(
@@ -50,6 +54,7 @@ def laboratory(directory: Path, count: int | None, named: tuple[str, ...], trust
     """Make keys, settings and free ports in DIR, which must not exist yet or be empty. Nothing is started."""
     from datetime import UTC, datetime
 
+    from provisioning.documents import MIN_COHORT
     from provisioning.laboratory import create_laboratory, default_sites
 
     if named and count is not None:
@@ -68,6 +73,8 @@ def laboratory(directory: Path, count: int | None, named: tuple[str, ...], trust
     click.echo(f"  {made.layout.operator:<14} server at {addresses.server}")
     for site, organisation in made.layout.sites.items():
         click.echo(f"  {organisation:<14} {site}")
+    if len(made.layout.sites) < MIN_COHORT:
+        click.echo(f"note: the policies of its sites ask for {MIN_COHORT} sites in a job: these can only attest")
     click.echo("next, with IMAGE the folders of the image:")
     click.echo(f"  cloister mock-tee serve --config {made.mock_tee_settings}")
     click.echo(f"  cloister mock-tee roots --dir {made.tee}")
@@ -132,6 +139,24 @@ def grants(directory: Path, nodes: tuple[str, ...]) -> None:
         for item in grant.hardware:
             click.echo(f"  {item.kind:<12} {item.value.hex()[:32]}…")
         click.echo(f"  {'fingerprint':<12} sha256:{granted.sha256.hex()}")
+
+
+@provision.command("audit-trust", epilog=_examples("audit-trust runs/lab", "audit-trust runs/lab --open"))
+@_directory
+@click.option(
+    "--open", "still_open", is_flag=True, help="Logs may still be written: what is not yet signed is not judged."
+)
+def audit_trust(directory: Path, *, still_open: bool) -> None:
+    """Write DIR/trust.json: the keys that have signed each log, and who witnesses it. For `cloister audit verify`."""
+    from datetime import UTC, datetime
+
+    from provisioning.audit_trust import certify_audit
+    from provisioning.layout import Laboratory
+
+    laboratory = Laboratory.load(directory)
+    fingerprint = certify_audit(laboratory, now=datetime.now(UTC), closed=not still_open)
+    click.echo(f"written to {laboratory.audit_trust}\n  fingerprint {fingerprint}")
+    click.echo(f"next:\n  cloister audit verify {directory / 'audit'}")
 
 
 def parse_sites(named: tuple[str, ...]) -> dict[str, str]:

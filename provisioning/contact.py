@@ -92,7 +92,7 @@ async def meet_service(
         UnexpectedMachineError: It was launched for others.
     """
     address, domain = laboratory.layout.addresses.enrol, laboratory.layout.trust_domain
-    leaf = await asyncio.to_thread(_leaf_of_whoever_answers, address)
+    leaf = await asyncio.to_thread(_leaf_of_whoever_answers, laboratory)
     believed = with_development(
         TrustAnchor(vendor=anchor.vendor, product=anchor.product, sha256=anchor.certificate_sha256, mock=True)
         for anchor in anchors
@@ -133,13 +133,14 @@ async def install_root(
     return bytes(reply.root_sha256)
 
 
-def _leaf_of_whoever_answers(address: str) -> bytes:
+def _leaf_of_whoever_answers(laboratory: Laboratory) -> bytes:
     """Return the certificate (PEM) that the other side of a TLS handshake presents. It proves nothing."""
+    address = laboratory.layout.addresses.enrol
     host, _, port = address.rpartition(":")
     try:
         return ssl.get_server_certificate((host, int(port)), timeout=PROBE_SECONDS).encode()
     except OSError as error:
         raise UnreachableError(
             f"the attestation service at {address} cannot be reached: {error}",
-            hint="start it: cloister attestation serve, with attestation/attestation.toml of this laboratory",
+            hint=f"start it: cloister attestation serve --config {laboratory.service_settings}",
         ) from error

@@ -18,6 +18,7 @@ from provisioning.layout import Laboratory
 
 LIFETIME = timedelta(days=365)  # of root, roster, reference values and site policies
 GRANT_LIFETIME = timedelta(days=30)
+MIN_COHORT = 4  # sites in a job: the fewest of which one may drop out while sums stay sums over three
 RELEASE = "release-1"  # names the one reference entry
 
 # The least platform: Milan firmware that repairs AMD-SB-3019, which is what the mock TEE launches machines on.
@@ -116,7 +117,7 @@ def draft_site_policy(
         returns=Return(
             profiles=frozenset({"tee+mask"}),
             metrics=frozenset({"accuracy"}),
-            min_cohort=4,
+            min_cohort=MIN_COHORT,
             min_survivors=3,
             max_clip_micros=4_000_000,
             max_weight_cap=100_000,

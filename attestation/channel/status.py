@@ -85,7 +85,7 @@ def error_of(error: grpc.aio.AioRpcError, *, what: str) -> CloisterError:
             except MalformedDocumentError:
                 break
             return RemoteError(trailer.message, code=trailer.code, retryable=trailer.retryable, hint=trailer.hint)
-    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
         return UnreachableError(
             f"{what} cannot be reached: {error.details()}",
             hint="is it running, is the address right, and have both sides' certificates not expired?",

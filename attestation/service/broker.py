@@ -5,12 +5,13 @@ The record of a release is durable before its reply leaves, and the key leaves s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from attestation.channel.caller import Administrator, AttestedPeer
-from attestation.errors import ReleaseDeniedError, ReplayError
+from attestation.errors import AttestationError, ReleaseDeniedError, ReplayError
 from attestation.release_context import deposit_info, release_info
 from attestation.sealing import SealingKey, seal_to
 from attestation.service.keyring import KEY_BYTES, Keyring
@@ -22,9 +23,11 @@ from policies.audit.log import AuditLog
 from policies.audit.record import Decision, Event, printable
 from policies.decide import ReleaseRequest, decide_release
 from policies.documents import Envelope
-from policies.errors import CloisterError, DeniedError, UsageError
+from policies.errors import CloisterError, DeniedError, PolicyError, UsageError
 from policies.job_manifest import JobApproval, JobManifest, job_digest, open_job
 from policies.release import ReleasePolicy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,15 +173,24 @@ class Broker:
 
     def _approving_sites(self, approvals: Sequence[bytes], manifest: JobManifest, digest: bytes) -> frozenset[str]:
         """The sites of the job whose approval of this very manifest verifies under the key they attested with."""
+        if len(approvals) > len(manifest.sites):
+            raise ReleaseDeniedError(f"{len(approvals)} approvals came for a job of {len(manifest.sites)} sites")
         sites = set()
         for raw in approvals:
-            envelope = Envelope.parse(raw)
-            claimed = JobApproval.parse(envelope.payload)  # unverified: read only to learn whose key must have signed
-            result = verify_result(self.register.latest_of(claimed.site).result, self.trust.root.service.result_key)
-            approval = envelope.open(JobApproval, job_manifest.APPROVAL_KIND, [result.cnf.sign_pk])
-            if approval.job_sha256 == digest and approval.site in manifest.sites and approval.boot == result.boot:
-                sites.add(approval.site)
+            try:
+                sites.add(self._approving_site(raw, manifest, digest))
+            except (PolicyError, AttestationError) as error:  # of an earlier boot, say: it counts for nothing
+                logger.info("approval does not count", extra={"job": manifest.job, "reason": error.message})
         return frozenset(sites)
+
+    def _approving_site(self, raw: bytes, manifest: JobManifest, digest: bytes) -> str:
+        envelope = Envelope.parse(raw)
+        claimed = JobApproval.parse(envelope.payload)  # unverified: read only to learn whose key must have signed it
+        result = verify_result(self.register.latest_of(claimed.site).result, self.trust.root.service.result_key)
+        approval = envelope.open(JobApproval, job_manifest.APPROVAL_KIND, [result.cnf.sign_pk])
+        if approval.job_sha256 != digest or approval.site not in manifest.sites or approval.boot != result.boot:
+            raise DeniedError(f"the approval of {approval.site} is for another job, or of another boot")
+        return approval.site
 
     def _record(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attestation.errors import AttestationError, ReplayError
+from attestation.errors import NotAttestedYetError, ReplayError
 from policies.attestation_result import AttestationResult
 from policies.state import Row, Store
 
@@ -180,7 +180,7 @@ class Register:
         """The attestation behind a result.
 
         Raises:
-            AttestationError: There is none.
+            NotAttestedYetError: There is none.
         """
         with self._store.transaction() as db:
             return _archived(db.row(_BY_JTI, jti), jti)
@@ -189,7 +189,7 @@ class Register:
         """The newest attestation of a node.
 
         Raises:
-            AttestationError: There is none.
+            NotAttestedYetError: There is none.
         """
         with self._store.transaction() as db:
             return _archived(db.row(f"{_SELECT} WHERE node = ? ORDER BY number DESC LIMIT 1", node), node)
@@ -246,5 +246,5 @@ _BY_JTI = f"{_SELECT} WHERE jti = ?"
 
 def _archived(row: Row | None, name: str) -> Archived:
     if row is None:
-        raise AttestationError(f"no attestation of {name} is archived here", hint="start the node, then try again")
+        raise NotAttestedYetError(f"no attestation of {name} is archived here", hint="start the node, then try again")
     return Archived(attestation=row["attestation"], result=row["result"], certificate=row["certificate"])

@@ -1,8 +1,8 @@
 """Share handwritten digits out among four sites of unequal size: `python prepare.py FOLDER [SEED]`.
 
-Writes `test.npz` (a fifth, which no site sees) and `hospital-a.npz` to `hospital-d.npz`, each with `features` (float32, n by 64, from
-0 to 1) and `labels` (int64, n). The sites' mixtures of digits differ mildly. The same seed writes the same files. The digits
-are those that come with scikit-learn; this is the only file that needs it.
+Writes `test.npz` (a fifth, which no site sees) and `hospital-a.npz` to `hospital-d.npz`, each with `features` (float32, n
+by 64, from 0 to 1) and `labels` (int64, n). The sites' mixtures of digits differ mildly. The same seed writes the same
+files. The digits are those that come with scikit-learn; this is the only file that needs it.
 """
 
 from __future__ import annotations

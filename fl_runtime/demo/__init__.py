@@ -1,0 +1,1 @@
+"""The demonstration: a whole federation on one machine, honest and attacked, with a mock TEE."""

@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,17 +81,28 @@ async def prepare_digits(processes: Processes, *, example: Path, cache: Path, se
     code = hashlib.sha256(b"".join((example / name).read_bytes() for name in ("prepare.py", "model.py"))).hexdigest()
     folder = cache / f"seed-{seed}-{code[:12]}"
     if not (folder / COUNTS).is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=cache))
-        try:
+        with _staging(cache) as staging:
             command = python("fl_runtime.demo.digits", "prepare", example, staging, str(seed))
             said = await processes.require("prepare", command)
-            (staging / COUNTS).write_text(said.output[-1])
-            with suppress(OSError):  # another demonstration was quicker: its files are the same
-                staging.rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            _complete(staging, folder, counts=said.output[-1])
     return Prepared(folder=folder, counts=json.loads((folder / COUNTS).read_text()))
+
+
+@contextmanager
+def _staging(cache: Path) -> Iterator[Path]:
+    """Give an empty folder in `cache`; it is gone after the block, unless it was renamed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=cache))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _complete(staging: Path, folder: Path, *, counts: str) -> None:
+    (staging / COUNTS).write_text(counts)
+    with suppress(OSError):  # another demonstration was quicker: its files are the same
+        staging.rename(folder)
 
 
 def hand_out(prepared: Prepared, laboratory: Laboratory) -> None:
@@ -103,7 +114,9 @@ def hand_out(prepared: Prepared, laboratory: Laboratory) -> None:
     for site in laboratory.layout.sites:
         source = prepared.folder / f"{site}.npz"
         if not source.is_file():
-            raise DemoError(f"there is no data for {site} in {prepared.folder}", hint="remove that folder, and try again")
+            raise DemoError(
+                f"there is no data for {site} in {prepared.folder}", hint="remove that folder, and try again"
+            )
         shutil.copyfile(source, laboratory.data(site))
 
 
@@ -149,10 +162,10 @@ async def found(laboratory: Laboratory, processes: Processes, *, vendor_cache: P
     await processes.require("grants", cloister("provision", "grants", laboratory.directory))
 
 
-async def start_server(laboratory: Laboratory, processes: Processes) -> None:
-    """Start the server and wait until it is admitted."""
+async def start_server(laboratory: Laboratory, processes: Processes) -> str:
+    """Start the server, wait until it is admitted, and return what it said about that."""
     config = laboratory.kit(SERVER) / "server.toml"
-    await processes.start(SERVER, cloister("server", "start", "--config", config), ready="server ready")
+    return await processes.start(SERVER, cloister("server", "start", "--config", config), ready="server ready")
 
 
 async def start_sites(laboratory: Laboratory, processes: Processes, *, admitted: Callable[[str], None]) -> None:
@@ -194,5 +207,3 @@ def _keep_vendor(made: Path, known: Path) -> None:
         partial = known.with_suffix(f".{os.getpid()}")
         shutil.copy(made, partial)  # with its mode: it holds keys
         partial.replace(known)
-
-

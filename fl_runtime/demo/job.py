@@ -42,7 +42,6 @@ def write_job(folder: Path, *, example: Path, prepared: Path, rounds: int, seed:
             "rounds": rounds,
             "script": _CODE[0],
             "model": MODEL,
-            "metrics": [METRIC],
             "config": {"epochs": EPOCHS, "seed": seed},
         },
     )

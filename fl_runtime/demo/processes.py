@@ -173,6 +173,7 @@ class Processes:
         self._stop_seconds = stop_seconds
         self._programs: dict[str, Program] = {}
         self._ends: asyncio.Queue[Program] = asyncio.Queue()
+        self._closing = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,8 +194,8 @@ class Processes:
         Raises:
             ProgramError: One of that name runs, or it cannot be started.
         """
-        if name in self._programs:
-            raise ProgramError(f"a program {name} runs already")
+        if name in self._programs or self._closing:
+            raise ProgramError(f"{name} runs already" if name in self._programs else "everything is being stopped")
         prefix = ("nice", "-n", str(nice)) if nice else ()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -211,6 +212,9 @@ class Processes:
             raise ProgramError(f"{name} cannot be started: {error}") from error
         program = self._programs[name] = Program(name, process, self._logs / f"{name}.log")
         program.ended.add_done_callback(lambda _: self._ends.put_nowait(program))
+        if self._closing:  # since the process was asked for
+            await self.stop(name)
+            raise ProgramError("everything is being stopped")
         return program
 
     async def start(self, name: str, command: Sequence[str], *, ready: str) -> str:
@@ -236,6 +240,22 @@ class Processes:
         if program.ended_with():
             raise program.failure()
         return program.finished()
+
+    async def follow(self, name: str, command: Sequence[str]) -> AsyncIterator[str]:
+        """Run a program to its end and yield every line of its stdout as it comes.
+
+        Raises:
+            ProgramError: Its exit code is not 0.
+        """
+        program = await self.spawn(name, command)
+        program.stopping = True
+        try:
+            async for line in program.lines():
+                yield line
+        finally:
+            await self.stop(name)
+        if program.ended_with():
+            raise program.failure()
 
     async def said(self, name: str, text: str, *, times: int = 1) -> str:
         """Wait until a program has printed `text` in that many lines of stdout; return the last of them.
@@ -283,7 +303,8 @@ class Processes:
         self._programs.pop(name, None)
 
     async def stop_all(self) -> None:
-        """Stop what is in the order of stopping, one after the other, then all others."""
+        """Stop what is in the order of stopping, one after the other, then all others; nothing can be started any more."""
+        self._closing = True
         for name in self._stop_order:
             await self.stop(name)
         await asyncio.gather(*(self.stop(name) for name in tuple(self._programs)))

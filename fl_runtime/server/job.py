@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from fl_runtime.secure_aggregation.errors import AggregationError
 from fl_runtime.secure_aggregation.parameters import Parameters
 from fl_runtime.secure_aggregation.ring import new_vector_digest
 from fl_runtime.secure_aggregation.stages import Sum
-from fl_runtime.server.attempt import Attempt
+from fl_runtime.server.attempt import STEP_SECONDS, Attempt
 from fl_runtime.server.bell import Bell
 from fl_runtime.server.blobs import Blobs
 from fl_runtime.server.events import Events
@@ -153,6 +153,7 @@ class Job:
 
     def ring(self) -> None:
         """Look again: something outside has changed."""
+        self._bell.ring()
         if self._attempt is not None:
             self._attempt.ring()
 
@@ -399,7 +400,7 @@ class Job:
         try:
             total = await attempt.conduct(
                 before_unmask=lambda masked, survivors: self._before_unmask(attempt, masked, survivors),
-                may_unmask=lambda: self._is_witnessed(cohort),
+                may_unmask=lambda: self._is_witnessed(cohort.names),
             )
         finally:
             self._attempt = None
@@ -415,13 +416,12 @@ class Job:
         await self._wait_for(enough, lambda: self._present(self._ready), what="the return")
         return self._present(self._ready)
 
-    def _is_witnessed(self, cohort: Cohort) -> bool:
-        """Whether more than half of the cohort have cosigned the log as it stood at most two rounds ago."""
+    def _is_witnessed(self, sites: Sequence[str]) -> bool:
+        """Whether more than half of these sites have cosigned the log as it stood at most two rounds ago."""
         recent = self._cosign_sizes[-2:][0]
-        cosigned = self.around.watched.cosigned
-        domain = self.manifest.trust_domain
-        witnesses = (witness_name(domain, site) for site in cohort.names)
-        return sum(1 for witness in witnesses if cosigned.get(witness, 0) >= recent) > len(cohort) // 2
+        cosigned, domain = self.around.watched.cosigned, self.manifest.trust_domain
+        witnesses = (witness_name(domain, site) for site in sites)
+        return sum(1 for witness in witnesses if cosigned.get(witness, 0) >= recent) > len(sites) // 2
 
     def _before_unmask(self, attempt: Attempt, masked: SpooledSum, survivors: tuple[str, ...]) -> None:
         """Make the masked sum durable, and put the unmask into the record, before any site is asked."""
@@ -524,6 +524,9 @@ class Job:
         if blob is None:
             raise JobFailedError("the job ended without a model")
         await self.around.watched.publish()
+        deadline = time.monotonic() + STEP_SECONDS
+        if not await self._bell.until(lambda: self._is_witnessed(self.manifest.sites), deadline=deadline):
+            raise JobFailedError("fewer than half of the sites have cosigned the server's log: the model is not released")
         await self._record(
             action="model.release",
             object=self.manifest.submitter,

@@ -81,6 +81,7 @@ async def serve(settings: ServerSettings, *, say: Callable[[str], None]) -> None
         await until_stopped()
         await jobs.stop()
         await watched.close()  # while the port is open: the witnesses cosign the last head
+        sites.close()
 
 
 def _open_port(

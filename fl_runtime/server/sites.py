@@ -14,6 +14,9 @@ from policies.attestation_result import AttestationResult
 
 HEARTBEAT_SECONDS = 5.0
 
+_HEARTBEAT = pb.Instruction(heartbeat=pb.Heartbeat())
+_END = pb.Instruction()  # wakes a stream so that it sees that it is over
+
 
 @dataclass(slots=True, eq=False)
 class SiteLink:
@@ -49,6 +52,7 @@ class Sites:
         self._clock = clock
         self._bells: set[Bell] = set()
         self._watchers: list[Callable[[SiteLink], None]] = []
+        self._closed = False
 
     def on_join(self, watcher: Callable[[SiteLink], None]) -> None:
         """Call `watcher` for each new boot of a site."""
@@ -87,16 +91,24 @@ class Sites:
             for watcher in self._watchers:
                 watcher(link)
         try:
-            while link.stream == stream:
+            while link.stream == stream and not (self._closed and link.outbox.empty()):
                 try:
-                    yield await asyncio.wait_for(link.outbox.get(), HEARTBEAT_SECONDS)
+                    instruction = await asyncio.wait_for(link.outbox.get(), HEARTBEAT_SECONDS)
                 except TimeoutError:
-                    yield pb.Instruction(heartbeat=pb.Heartbeat())
+                    instruction = _HEARTBEAT
+                if instruction is not _END:
+                    yield instruction
         finally:
             if link.stream == stream:
                 link.lost_at = self._clock()
                 self._ring()
                 asyncio.get_running_loop().call_later(self._grace + 0.01, self._ring)
+
+    def close(self) -> None:
+        """End every control stream once what is queued for it has been sent."""
+        self._closed = True
+        for link in self._links.values():
+            link.send(_END)
 
     def _arrive(self, result: AttestationResult) -> tuple[SiteLink, bool]:
         link = self._links.get(result.node)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fl_runtime.arrays import Layout
 from fl_runtime.errors import FederationError, JobRefusedError, TrainerError, TrainerLostError
@@ -296,7 +297,7 @@ class SiteJob:
         )
         await asyncio.to_thread(self.session.node.log.append_critical, event)
 
-    async def _answer(self, **what: bytes | pb.Refusal | pb.Ready) -> None:
+    async def _answer(self, **what: Any) -> None:  # noqa: ANN401 - one field of SiteAnswer
         await self.session.uplink.answer(pb.SiteAnswer(job_id=self.job_id, **what))
 
 

@@ -65,13 +65,15 @@ async def serve(settings: SiteSettings, *, say: Callable[[str], None]) -> None:
         )
         site = Site(session, say=say)
         running = asyncio.create_task(site.run())
-        await asyncio.wait({stopped, running}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()  # it runs for ever: what ended it is an error
-        await site.stop()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await asyncio.to_thread(node.log.close)
+        try:
+            await asyncio.wait({stopped, running}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()  # it runs for ever: what ended it is an error
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await site.stop()
+            await asyncio.to_thread(node.log.close)
 
 
 class Site:
@@ -134,7 +136,7 @@ class Site:
             return
         job_id = getattr(instruction, str(what)).job_id
         known = self._jobs.get(job_id)
-        if known is None or known[1].done():
+        if known is None:
             if what != "offer":
                 return  # of a job that this boot knows nothing of, or that is over here
             job = SiteJob(self._session, job_id)
@@ -146,6 +148,8 @@ class Site:
             await job.run()
         except CloisterError as error:
             self._say(f"job {job.job_id}: {error.message}")
+        finally:
+            self._jobs.pop(job.job_id, None)  # its key and its model go with it
 
     # --- witnessing ---
 
@@ -179,6 +183,7 @@ class Site:
         return Witness(
             origin=f"{trust_domain}/{log}",
             log_key=log_key,
+            site=self._node.name,
             name=witness_name(trust_domain, self._node.name),
             key=self._node.keys.sign,
             memory=witness_file(self._session.settings.state, log),

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from fl_runtime.arrays import Layout, ModelArrays, decode, flatten
 from fl_runtime.client.model import ParamsType
@@ -17,6 +18,7 @@ from fl_runtime.errors import FederationError
 from fl_runtime.jobs.model_blob import open_model
 from fl_runtime.secure_aggregation.context import RoundContext
 from fl_runtime.secure_aggregation.encoding import encode
+from fl_runtime.secure_aggregation.errors import BelowThresholdError
 from fl_runtime.secure_aggregation.parameters import Parameters
 from fl_runtime.secure_aggregation.ring import new_vector, vector_digest
 from fl_runtime.secure_aggregation.site import SiteRound
@@ -93,6 +95,7 @@ class Round:
         self, training: asyncio.Task[tuple[FLModelResult, float]], model: ModelArrays, digest: bytes
     ) -> None:
         opening, session, place = self.opening, self.session, self.place
+        self._check_opening()
         cohort = await session.peers.cohort(opening.cohort, place.manifest)
         context = RoundContext.of(
             job=opening.job_id,
@@ -139,6 +142,19 @@ class Round:
         shares = secure.unmask(agreement.messages)
         await asyncio.to_thread(session.rounds.save)  # before it leaves: this site answers one set of survivors a round
         await self._answer(unmask=shares)
+
+    def _check_opening(self) -> None:
+        """A round is one of the job's, and as many sites open it as the job and this site's policy ask for."""
+        opening, manifest = self.opening, self.place.manifest
+        if opening.round >= manifest.rounds:
+            raise FederationError(f"round {opening.round + 1} was opened, the job has {manifest.rounds}")
+        sites = {member.site for member in opening.cohort}
+        needed = max(manifest.min_sites, self.session.policy.returns.min_cohort)
+        if len(sites) < needed:
+            raise BelowThresholdError(
+                f"round {opening.round + 1} was opened with {len(sites)} sites, expected at least {needed}",
+                missing=tuple(sorted(set(manifest.sites) - sites)),
+            )
 
     # --- training ---
 
@@ -191,7 +207,7 @@ class Round:
             raise FederationError(f"the server is at step {step.step} of the sum, expected {expected}")
         return step
 
-    async def _answer(self, **what: bytes | pb.MaskedUpdate) -> None:
+    async def _answer(self, **what: Any) -> None:  # noqa: ANN401 - one field of SiteAnswer
         opening = self.opening
         await self.session.uplink.answer(
             pb.SiteAnswer(job_id=opening.job_id, round=opening.round, attempt=opening.attempt, **what)

@@ -34,7 +34,7 @@ def _sentence(record: Record, *, possibly: bool) -> str:
 
 
 def _where(record: Record) -> str:
-    number = [f"round {record.round}"] if record.round is not None else []
+    number = [f"round {record.round + 1}"] if record.round is not None else []  # people count from one
     job = [f"job {record.job}"] if record.job is not None and record.job != record.object else []
     return f" ({', '.join([*job, *number])})" if job or number else ""
 

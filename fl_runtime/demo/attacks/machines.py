@@ -73,7 +73,7 @@ async def impersonate(ground: DemoGround, *, victim: str, other: str) -> tuple[A
             *(
                 attempt(
                     impostor.attack,
-                    _enrol(ground, victim, impostor.machine),
+                    _launch_and_enrol(ground, victim, impostor.machine),
                     code="attestation.appraisal",
                     says=impostor.finding,
                     seconds=ground.timeout_seconds,
@@ -112,8 +112,7 @@ def _impostors(own: Machine, *, lent_gpu: str) -> tuple[Impostor, ...]:
     )
 
 
-async def _enrol(ground: DemoGround, victim: str, machine: Machine) -> None:
-    """Launch the machine and let it attest as `victim`; returns only if the service gives it an identity."""
+async def _launch_and_enrol(ground: DemoGround, victim: str, machine: Machine) -> None:
     laboratory = ground.laboratory
     command = cloister(
         *("mock-tee", "launch", "--dir", laboratory.tee, "--name", machine.name, *machine.chip),
@@ -121,10 +120,16 @@ async def _enrol(ground: DemoGround, victim: str, machine: Machine) -> None:
         *("--gpu", machine.gpu, *machine.more),
     )
     _require(await ground.programs.run(f"launch-{machine.name}", command))
+    await enrol(ground, victim, machine=machine.name)
+
+
+async def enrol(ground: DemoGround, victim: str, *, machine: str) -> None:
+    """Let a machine attest as `victim`, with all of its documents; returns only if the service gives it an identity."""
+    laboratory = ground.laboratory
     addresses = laboratory.layout.addresses
     enrolment = Enrolment(
         load_kit(laboratory.kit(victim), now=utc_now()),
-        attester=SocketAttester(laboratory.tee_socket(machine.name)),
+        attester=SocketAttester(laboratory.tee_socket(machine)),
         service=ServiceAddress(enrol=addresses.enrol, attested=addresses.attested),
         keys=BootKeys.generate(),
         clock=utc_now,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 
 from fl_runtime.demo.ground import AttackOutcome
 from policies.errors import CloisterError
 
-LONGEST_REASON = 240  # characters: one row of a table
+LONGEST_REASON = 200  # characters: one row of a table
+_LONG_HEX = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{8,}…?")  # digests and ids: eight digits tell them apart
 
 
 async def attempt(
@@ -49,11 +51,11 @@ def together(name: str, outcomes: Sequence[AttackOutcome]) -> AttackOutcome:
     Where one was not refused, only what was not is told.
     """
     failed = [outcome for outcome in outcomes if not outcome.refused]
-    reason = "; ".join(outcome.reason for outcome in failed or outcomes)
+    reason = "; ".join(dict.fromkeys(outcome.reason for outcome in failed or outcomes))  # each once, in order
     return AttackOutcome(name=name, refused=bool(outcomes) and not failed, reason=shortened(reason))
 
 
 def shortened(text: str) -> str:
-    """Cut a reason to the length of a table's row; one line."""
-    line = " ".join(text.split())
+    """Cut a reason to what a row of a table can hold: one line, long hex abbreviated."""
+    line = _LONG_HEX.sub(r"\1…", " ".join(text.split()))
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 1]}…"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +11,6 @@ from typing import Self
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from attestation.channel.credentials import (
@@ -26,7 +25,7 @@ from attestation.channel.credentials import (
 from attestation.channel.interceptor import utc_now
 from attestation.channel.status import error_of
 from attestation.core import Core
-from attestation.issue import CertificateAuthority
+from attestation.issue import CertificateAuthority, spiffe_id
 from attestation.service import attestation_pb2 as pb
 from attestation.service import attestation_pb2_grpc as rpc
 from fl_runtime.demo.attacks.outcome import attempt, together
@@ -34,10 +33,11 @@ from fl_runtime.demo.ground import AttackOutcome, DemoGround
 from fl_runtime.jobs.credentials import AdministratorSettings, Credentials, load_credentials
 from fl_runtime.transport import federation_pb2 as federation_pb
 from fl_runtime.transport import federation_pb2_grpc as federation_rpc
+from policies.attestation_result import verify_result
 from policies.encoding import PROTOCOL
 from policies.roster import Role
 from policies.settings import load_settings
-from provisioning.layout import ADMINISTRATOR, SERVER, SERVICE_LOG
+from provisioning.layout import ADMINISTRATOR, SERVER
 
 CALL_SECONDS = 10.0
 NONCE = bytes(range(32))
@@ -81,7 +81,8 @@ class Insider:
             addresses.attested, service_dns_name(self.trust_domain), self.credentials.tls
         ) as channel:
             request = pb.GetAttestationRequest(node=node)
-            return await rpc.BrokerStub(channel).GetAttestation(request, timeout=CALL_SECONDS)
+            reply: pb.ArchivedAttestation = await rpc.BrokerStub(channel).GetAttestation(request, timeout=CALL_SECONDS)
+        return reply
 
 
 # --- evidence that was genuine once ----------------------------------------------------------------------------------
@@ -141,25 +142,72 @@ async def _enrol_port(insider: Insider) -> AsyncIterator[rpc.EnrolStub]:
 
 
 async def unattested(ground: DemoGround, *, victim: str) -> AttackOutcome:
-    """Call as a node, at the server and at the attestation service, with two certificates that no evidence stands behind.
+    """Call as a node, at server and attestation service, with two certificates that no evidence stands behind.
 
-    One is an administrator's, valid and of the project's own authority. The other was issued by the attacker, whose authority
-    bears the name of the service's; it even carries the genuine Attestation Result of `victim`.
+    One is an administrator's: valid, of the project's own authority. The other was issued by the attacker, whose authority
+    bears the name of the service's; it carries the genuine Attestation Result of `victim`.
     """
-    name = "certificate without attestation"
+    name, seconds = "certificate without attestation", ground.timeout_seconds
     insider = Insider.of(ground)
+    ports = (_greet_server, _watch_service)
+    administrator = insider.credentials.tls
     forged = _forged(insider, victim, (await insider.archived(victim)).result)
-    calls: tuple[Callable[[Insider, TlsIdentity], Awaitable[None]], ...] = (_greet_server, _watch_service)
-    attempts = [
-        *(
-            attempt(
-                name,
-                call(insider, insider.credentials.tls),
-                code="attestation.unattested_peer",
-                says="is an administrator, this call is for attested nodes",
-                seconds=ground.timeout_seconds,
-            )
-            for call in calls[:1]
+    as_administrator = [
+        attempt(
+            name,
+            call(insider, administrator),
+            code="attestation.unattested_peer",
+            says="is an administrator, this call is for attested nodes",
+            seconds=seconds,
         )
+        for call in ports
     ]
-    return together(name, await asyncio.gather(*attempts))
+    # Refused in the handshake: no more is said than that. The administrator's calls show that these very ports answer.
+    as_stranger = [
+        attempt(
+            name,
+            call(insider, forged),
+            code="channel.unreachable",
+            says="cannot be reached",
+            seconds=seconds,
+            told="a certificate by another authority, with a genuine result in it, ends in the TLS handshake",
+        )
+        for call in ports
+    ]
+    outcomes = await asyncio.gather(*as_administrator, *as_stranger)
+    return together(name, outcomes)
+
+
+async def _greet_server(insider: Insider, identity: TlsIdentity) -> None:
+    """Ask the server for its evidence, as a site does before it joins."""
+    address = insider.ground.laboratory.layout.addresses.server
+    async with insider.channel(address, server_dns_name(SERVER, insider.trust_domain), identity) as channel:
+        stub = federation_rpc.FederationStub(channel)
+        await stub.Greet(federation_pb.Greeting(nonce=NONCE), timeout=CALL_SECONDS)
+
+
+async def _watch_service(insider: Insider, identity: TlsIdentity) -> None:
+    """Watch the service's log, as a site does."""
+    address = insider.ground.laboratory.layout.addresses.attested
+    async with insider.channel(address, service_dns_name(insider.trust_domain), identity) as channel:
+        async for _ in rpc.BrokerStub(channel).WatchLog(pb.WatchLogRequest(old_size=0), timeout=CALL_SECONDS):
+            return
+
+
+def _forged(insider: Insider, victim: str, result: bytes) -> TlsIdentity:
+    """A certificate that says everything the victim's own says, by an authority of the same name, for another key."""
+    now, key = utc_now(), new_tls_key()
+    genuine = x509.load_der_x509_certificate(insider.credentials.trust.root.service.ca_certificate)
+    common_name = genuine.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    authority = CertificateAuthority.create(str(common_name), now=now, lifetime=LIFETIME)
+    attested = verify_result(result, insider.credentials.trust.root.service.result_key)
+    spiffe = spiffe_id(insider.trust_domain, victim, attested.role, attested.boot)
+    certificate = authority.issue(
+        key.public_key(),
+        names=[x509.UniformResourceIdentifier(spiffe)],
+        not_before=now,
+        not_after=now + LIFETIME,
+        result=result,
+        server=False,
+    )
+    return TlsIdentity(key_pem(key), certificate)

@@ -33,7 +33,7 @@ def test_sites_witness_service_and_server_and_more_than_half_must_cosign(laborat
         **dict.fromkeys(SITES, "site"),
     }
     for name in ("service", "server"):
-        assert logs[name].witnesses == {site: (BOOTS[site][0].key,) for site in SITES}
+        assert logs[name].witnesses == {f"{laboratory.layout.trust_domain}/{site}": (BOOTS[site][0].key,) for site in SITES}
         assert logs[name].min_cosignatures == 3
     assert all(logs[site].witnesses == {} and logs[site].boots == BOOTS[site] for site in SITES)
     assert all(log.closed for log in trust.logs)

@@ -268,6 +268,7 @@ def test_command_prints_who_takes_part_and_what_to_do_next(tmp_path):
     )
     assert result.exit_code == 0
     assert "clinic-2" in result.output
+    assert "ask for 4 sites in a job" in result.output
     for command in ("mock-tee serve", "mock-tee roots", "mock-tee launch", "attestation serve", "provision genesis"):
         assert f"cloister {command}" in result.output
     assert Laboratory.load(tmp_path / "lab").layout.sites == {"clinic-1": "north", "clinic-2": "north"}
