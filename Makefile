@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup
-# torch: the CPU build where pip finds one; `make setup TORCH='torch==2.13.0 --index-url ...'` chooses another.
+# torch: the CPU build where pip finds one. Another build is chosen by its version and pip's own settings, see README.
 TORCH  ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "error: Python has no venv module; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (about 450 MB to download the first time, some minutes on an ordinary line)"
+	@echo "installing into $(VENV) (about 300 MB to download the first time with a CPU build of torch, some minutes on an ordinary line)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(TORCH)" -e '.[test]'
 	@touch $@
 

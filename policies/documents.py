@@ -2,16 +2,15 @@
 
 A document is JSON: no duplicate keys, no unknown keys, no floats, no value that is left out and then assumed. It is
 signed as the bytes that travel (DSSE with Ed25519), opened, and those same bytes are parsed. Versions only rise: a reader keeps
-the highest version it has seen (`VersionFloor`) and refuses less.
+the highest version it has seen (`policies.version_floor`) and refuses less.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, NoReturn, Self, TypeVar
@@ -20,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from policies.errors import DocumentExpiredError, DocumentSignatureError, MalformedDocumentError, RollbackError
+from policies.errors import DocumentExpiredError, DocumentSignatureError, MalformedDocumentError
 
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -240,7 +239,7 @@ def _holds(public_key: bytes, signature: bytes, message: bytes) -> bool:
 def _unbase64(text: str) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, and what is said of text that is not ASCII
         raise MalformedDocumentError(f"not base64: {error}") from error
     if base64.b64encode(raw).decode() != text:
         raise MalformedDocumentError("base64 is not canonical")
@@ -268,26 +267,3 @@ class Versioned(Document):
                 f"{name} version {self.version} expired at {self.expires_at}, it is {now}",
                 hint="ask its signer for a new one",
             )
-
-
-@dataclass(frozen=True, slots=True)
-class VersionFloor:
-    """The highest version of each document seen so far; a reader stores it and refuses less."""
-
-    seen: Mapping[str, tuple[int, bytes]]  # name of the document -> (version, digest of its payload)
-
-    def advance(self, name: str, document: Versioned, digest: bytes) -> VersionFloor:
-        """Return the floor that also knows `document`.
-
-        Raises:
-            RollbackError: An older version, a different document of the same version, or one that does not name the
-                document it succeeds.
-        """
-        version, known = self.seen.get(name, (0, b""))
-        if document.version < version:
-            raise RollbackError(f"{name} has version {document.version}, version {version} was already seen")
-        if document.version == version and digest != known:
-            raise RollbackError(f"two different documents {name} carry version {version}")
-        if document.version == version + 1 and version > 0 and document.previous != known:
-            raise RollbackError(f"{name} version {document.version} does not name version {version} as its predecessor")
-        return VersionFloor({**self.seen, name: (document.version, digest)})

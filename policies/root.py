@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from policies.documents import Document, Ed25519Key, Envelope, Name, Sha256, Sha384, Versioned
+from policies.errors import MalformedDocumentError
 
 KIND = "root"
 
@@ -75,8 +76,11 @@ def open_first_root(envelope: Envelope) -> Root:
     Whether these are the right organisations only its digest can tell: it is pinned in every node's `init_data`.
 
     Raises:
-        MalformedDocumentError: Not a root.
+        MalformedDocumentError: Not a root, or a later one.
         DocumentSignatureError: Fewer than k of its own organisations signed it.
     """
     claimed = Root.parse(envelope.payload)  # unverified: read only to learn which keys must have signed it
-    return envelope.open(Root, KIND, claimed.signing_keys, threshold=claimed.threshold)
+    root = envelope.open(Root, KIND, claimed.signing_keys, threshold=claimed.threshold)
+    if root.version != 1 or root.previous is not None:
+        raise MalformedDocumentError(f"found root version {root.version}, expected version 1, which succeeds none")
+    return root

@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from attestation.witnessing import witness_name
+from policies.audit.actions import Action
+from policies.audit.chain import LOG_KEY
 from policies.audit.folder import Folder
 from policies.audit.frames import read_frames
 from policies.audit.record import Record
@@ -22,6 +24,9 @@ from policies.files import write_atomically
 from provisioning.errors import LaboratoryError, ProvisioningError
 from provisioning.genesis import load_trust
 from provisioning.layout import SERVER, SERVICE_LOG, Laboratory
+
+# What a log tells of itself, whoever it belongs to and whatever that has done.
+_BY_ITSELF: frozenset[Action] = frozenset({"log.open", "log.close", "log.cut", "audit.halt", "audit.resume"})
 
 
 def certify_audit(laboratory: Laboratory, *, now: datetime, closed: bool = True) -> str:
@@ -37,28 +42,32 @@ def certify_audit(laboratory: Laboratory, *, now: datetime, closed: bool = True)
 
     Raises:
         LaboratoryError: A log cannot be read.
-        ProvisioningError: A log was opened by a boot that the service has not certified, or by none.
+        ProvisioningError: A log was written by a boot that the service has not certified, or by none.
         StepError: The laboratory was not founded yet.
         AuditError: A log does not follow the format.
     """
     root_key = load_trust(laboratory, now=now).root.service.log_key
     service = _read_log(laboratory.audit(SERVICE_LOG))
-    boots = {SERVICE_LOG: [BootKey(boot=boot, key=root_key) for boot in _boots(service)]}
+    boots = {SERVICE_LOG: [BootKey(boot=record.boot, key=root_key) for record in _opened(service)]}
     certified = {
         (record.object, record.digests["boot"]): record.digests["sign"]
         for record in service
         if record.action == "attestation.decision" and record.decision == "allow"
     }
     for node in laboratory.nodes:
-        opened = list(_boots(_read_log(laboratory.audit(node))))
-        strangers = [boot.hex() for boot in opened if (node, boot) not in certified]
-        if strangers:
-            raise ProvisioningError(f"the log of {node} was opened by boot {strangers[0]}, which was never attested")
-        boots[node] = [BootKey(boot=boot, key=certified[node, boot]) for boot in opened]
-    return write_audit_trust(laboratory, boots, closed=closed)
+        keys = {boot: key for (name, boot), key in certified.items() if name == node}
+        boots[node] = _certified_boots(_read_log(laboratory.audit(node)), keys, node=node)
+    idle = frozenset(key.boot for node in laboratory.nodes for key in boots[node] if (node, key.boot) not in certified)
+    return write_audit_trust(laboratory, boots, idle=idle, closed=closed)
 
 
-def write_audit_trust(laboratory: Laboratory, boots: Mapping[str, Sequence[BootKey]], *, closed: bool = True) -> str:
+def write_audit_trust(
+    laboratory: Laboratory,
+    boots: Mapping[str, Sequence[BootKey]],
+    *,
+    idle: frozenset[bytes] = frozenset(),
+    closed: bool = True,
+) -> str:
     """Write `trust.json` beside the `audit` folder, where `cloister audit verify` looks for it.
 
     Service and server are witnessed by the sites, with the same keys that sign the sites' own logs; more than half of the
@@ -68,6 +77,7 @@ def write_audit_trust(laboratory: Laboratory, boots: Mapping[str, Sequence[BootK
         laboratory: Names the trust domain and the sites.
         boots: For each log (`service`, `server`, every site) the boots that wrote it, each with its key, as the
             Attestation Results (or the root, for the service) certify them.
+        idle: Boots (16 bytes each) that were never attested and did nothing: their keys witness nothing.
         closed: Whether every log must have been closed.
 
     Returns:
@@ -83,7 +93,9 @@ def write_audit_trust(laboratory: Laboratory, boots: Mapping[str, Sequence[BootK
             f"found boots of the logs {', '.join(sorted(boots)) or 'none'}, expected {', '.join(sorted(names))}"
         )
     domain = laboratory.layout.trust_domain
-    witnesses = {witness_name(domain, site): tuple(boot.key for boot in boots[site]) for site in sites}
+    witnesses = {
+        witness_name(domain, site): tuple(key.key for key in boots[site] if key.boot not in idle) for site in sites
+    }
     kinds: Mapping[str, LogKind] = {SERVICE_LOG: "service", SERVER: "server", **dict.fromkeys(sites, "site")}
     try:
         trust = AuditTrust(
@@ -119,5 +131,27 @@ def _read_log(folder: Path) -> tuple[Record, ...]:
     return tuple(Record.parse(entry) for _, entry in read_frames(raw))
 
 
-def _boots(records: tuple[Record, ...]) -> Iterator[bytes]:
-    return (record.boot for record in records if record.action == "log.open")
+def _certified_boots(records: Sequence[Record], keys: Mapping[bytes, bytes], *, node: str) -> list[BootKey]:
+    """Return the boots that wrote a log, each with the key that the service has certified.
+
+    A program that was stopped before it attested has opened its log and done nothing else. The next boot that attests reads
+    that, and vouches for it with every checkpoint that it signs; until then nobody does.
+    """
+    opened = list(_opened(records))
+    last = max((index for index, record in enumerate(opened) if record.boot in keys), default=-1)
+    busy = {record.boot for record in records if record.action not in _BY_ITSELF}
+    found = []
+    for index, record in enumerate(opened):
+        own = record.digests.get(LOG_KEY) if index < last and record.boot not in busy else None
+        key = keys.get(record.boot, own)
+        if key is None:
+            raise ProvisioningError(
+                f"the log of {node} was written by boot {record.boot.hex()}, which was never attested",
+                hint=f"if {node} was stopped before it attested: start it again, and stop it when it is admitted",
+            )
+        found.append(BootKey(boot=record.boot, key=key))
+    return found
+
+
+def _opened(records: Sequence[Record]) -> Iterator[Record]:
+    return (record for record in records if record.action == "log.open")

@@ -175,14 +175,14 @@ class AuditLog:
         with self._lock:
             return self._checkpoint()
 
-    def consistency(self, old_size: int) -> Proof:
-        """Prove that the latest checkpoint begins with the first `old_size` records.
+    def consistency(self, old_size: int, *, size: int | None = None) -> Proof:
+        """Prove that the checkpoint of `size`, the latest where not said, begins with the first `old_size` records.
 
         Raises:
-            ValueError: The latest checkpoint is smaller than that: whoever asks has seen another history.
+            ValueError: That checkpoint is smaller: whoever asks has seen another history.
         """
         with self._lock:
-            return self._chain.tree.consistency_proof(old_size, self._covered)
+            return self._chain.tree.consistency_proof(old_size, self._covered if size is None else size)
 
     def inclusion(self, seq: int) -> Proof:
         """Prove that record `seq` is under the latest checkpoint; `ValueError` if it is not."""
