@@ -17,13 +17,16 @@ from attestation.enrolment import AuditHead, Enrolment, Identity, NodeDocuments,
 from attestation.errors import AttestationError
 from attestation.keys import BootKeys
 from attestation.trust import open_trust
+from policies import grant as grant_document
 from policies import site_policy as site_policy_document
 from policies.audit.clock import SystemClock
 from policies.audit.log import AuditLog
-from policies.documents import Envelope
+from policies.documents import Envelope, Versioned
 from policies.errors import CloisterError, DocumentSignatureError, UsageError
+from policies.grant import Grant
 from policies.init_data import parse_init_data
 from policies.site_policy import SitePolicy
+from policies.version_floor import FloorFile, VersionFloor
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,28 @@ def open_site_policy(documents: NodeDocuments, *, now: datetime) -> SitePolicy:
     if (policy.site, policy.trust_domain) != (site, documents.trust.root.trust_domain):
         raise DocumentSignatureError(f"the policy is of {policy.site} in {policy.trust_domain}, this is {site}")
     return policy
+
+
+def advance_floor(floor: VersionFloor, documents: NodeDocuments, *, now: datetime) -> VersionFloor:
+    """Return the floor that knows the documents of this kit, each of which must be as new as any seen before.
+
+    Raises:
+        RollbackError: One is older than it was, or not the successor of what was there.
+    """
+    trust, node = documents.trust, parse_init_data(documents.init_data).node
+    grant = Envelope.parse(documents.grant)
+    opened: list[tuple[str, Versioned, bytes]] = [
+        ("root", trust.root, trust.root_sha256),
+        ("roster", trust.roster, trust.roster_sha256),
+        ("reference values", trust.reference_values, trust.reference_values_sha256),
+        ("grant", grant.open(Grant, grant_document.KIND, [trust.organisation_key(node)]), grant.digest),
+    ]
+    if documents.site_policy is not None:
+        policy = open_site_policy(documents, now=now)
+        opened.append(("site policy", policy, Envelope.parse(documents.site_policy).digest))
+    for name, document, digest in opened:
+        floor = floor.advance(name, document, digest)
+    return floor
 
 
 class Node:
@@ -164,6 +189,8 @@ def start_node(settings: NodeSettings, *, clock: Callable[[], datetime]) -> Node
     launched = parse_init_data(documents.init_data)
     keys = BootKeys.generate()
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    seen = FloorFile(settings.state / "versions.json")
+    seen.save(advance_floor(seen.load(), documents, now=clock()))
     log = AuditLog.open(
         settings.audit,
         origin=f"{launched.trust_domain}/{settings.audit.name}",

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 
@@ -31,10 +33,31 @@ def bind(server: grpc.aio.Server, address: str, credentials: RotatingServerCrede
     try:
         return int(server.add_secure_port(address, credentials.credentials()))
     except RuntimeError as error:
-        raise UsageError(
-            f"cannot listen at {address}: {error}",
-            hint="is another program using this port? `ss -ltnp` lists them; choose another port in the settings file",
-        ) from error
+        raise _cannot_listen(address, str(error)) from error
+
+
+def require_free(address: str) -> None:
+    """Refuse `address` (host:port) if it is in use: before this program attests, which displaces the one that uses it.
+
+    Raises:
+        UsageError: It is in use, or is no address of this machine.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=_family(host)).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _cannot_listen(address, str(error)) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _cannot_listen(address: str, reason: str) -> UsageError:
+    return UsageError(
+        f"cannot listen at {address}: {reason}",
+        hint="is another program using this port? `ss -ltnp` lists them; choose another port in the settings file",
+    )
 
 
 async def until_stopped() -> None:
@@ -44,6 +67,24 @@ async def until_stopped() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     await stopped.wait()
+
+
+async def unless_stopped(work: Coroutine[Any, Any, object], stopped: asyncio.Task[None]) -> bool:
+    """Do `work` to its end, or cancel it when `stopped` is done first; says whether it came to its end.
+
+    Raises:
+        BaseException: Whatever `work` raised.
+    """
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 @asynccontextmanager

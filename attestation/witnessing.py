@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from policies.audit.checkpoint import SignedCheckpoint
 from policies.audit.log import AuditLog
 from policies.audit.witness import WitnessFile, cosign_event
+from policies.errors import RollbackError
 
 LAST_COSIGNATURES_SECONDS = 3.0  # how long a program that stops waits for its witnesses
 
@@ -59,15 +60,18 @@ class Watched:
             old_size: Of the head that the watcher knows.
 
         Raises:
-            ValueError: The watcher knows more records than there are: this log was rolled back.
+            RollbackError: The watcher knows more records than there are: this log was rolled back.
         """
-        await self.publish()
+        size = await self.publish()
+        if size < old_size:
+            raise RollbackError(f"this log has {size} records, its witness has cosigned {old_size}: it was rolled back")
         self._watching += 1
         try:
             while True:
                 signed = self._log.latest
                 if signed is not None and signed.checkpoint.size > old_size:
-                    proof = self._log.consistency(old_size) if old_size else ()
+                    # To the size of this very head: a newer one may be signed, in another thread, at any moment.
+                    proof = self._log.consistency(old_size, size=signed.checkpoint.size) if old_size else ()
                     old_size = signed.checkpoint.size
                     yield Head(signed.encode(), tuple(proof))
                 async with self._turn:

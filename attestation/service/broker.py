@@ -6,8 +6,9 @@ The record of a release is durable before its reply leaves, and the key leaves s
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from attestation.channel.caller import Administrator, AttestedPeer
@@ -28,6 +29,8 @@ from policies.job_manifest import JobApproval, JobManifest, job_digest, open_job
 from policies.release import ReleasePolicy
 
 logger = logging.getLogger(__name__)
+
+RELEASE_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ class Broker:
     register: Register
     log: AuditLog
     clock: Callable[[], datetime]
+    # One key goes in or out at a time: a limit on releases counts those that have been, and names are given out once.
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def deposit(self, caller: Administrator, *, key_id: str, sealed: bytes, policy: bytes, job: bytes) -> int:
         """Take the key of a job into keeping, with the policy of its release; returns the key's version.
@@ -87,6 +92,12 @@ class Broker:
         key = self.sealing.open(sealed, info=deposit_info(manifest.trust_domain, key_id, digest))
         if len(key) != KEY_BYTES:
             raise UsageError(f"the key has {len(key)} bytes, expected {KEY_BYTES}")
+        with self._turn:
+            return self._deposit(key, key_id=key_id, policy=policy_envelope, job=job_envelope, manifest=manifest)
+
+    def _deposit(self, key: bytes, *, key_id: str, policy: Envelope, job: Envelope, manifest: JobManifest) -> int:
+        if self.register.key(key_id) is not None:
+            raise UsageError(f"there is a key {key_id} already", hint="give the job another name")
         version = 1
         self.log.append_critical(
             Event(
@@ -96,30 +107,38 @@ class Broker:
                 via="DepositKey",
                 job=manifest.job,
                 decision="allow",
-                digests={"job": digest, "policy": policy_envelope.digest},
+                digests={"job": job_digest(job.payload), "policy": policy.digest},
             )
         )
         wrapped = self.keyring.wrap(key, key_id=key_id, version=version)
-        if not self.register.deposit(key_id, StoredKey(version=version, wrapped=wrapped, policy=policy, job=job)):
-            raise UsageError(f"there is a key {key_id} already", hint="give the job another name")
+        self.register.deposit(
+            key_id, StoredKey(version=version, wrapped=wrapped, policy=policy.encode(), job=job.encode())
+        )
         return version
 
     def release(self, caller: AttestedPeer, wanted: WantedKey) -> ReleasedKey:
         """Return the key, sealed to the caller's attested HPKE key.
 
         Raises:
+            UsageError: The release id does not have 16 bytes.
+            ReplayError: It was used for another release.
             ReleaseDeniedError: The policy does not allow it; every field that fails is listed and recorded.
         """
+        if len(wanted.release_id) != RELEASE_ID_BYTES:
+            raise UsageError(f"the release id has {len(wanted.release_id)} bytes, expected {RELEASE_ID_BYTES}")
+        with self._turn:
+            return self._released(caller, wanted)
+
+    def _released(self, caller: AttestedPeer, wanted: WantedKey) -> ReleasedKey:
         stored = self.register.key(wanted.key_id)
         if stored is None:
             raise ReleaseDeniedError(f"there is no key {wanted.key_id}", hint="has the job been submitted to the end?")
         policy_sha256 = Envelope.parse(stored.policy).digest
         before = self.register.released(wanted.release_id)
         if before is not None:
-            node, jti, reply = before
-            if (node, jti) != (caller.name, wanted.attest_jti):
+            if (before.key_id, before.node, before.jti) != (wanted.key_id, caller.name, wanted.attest_jti):
                 raise ReplayError("this release id was used for another release")
-            return ReleasedKey(sealed=reply, version=stored.version, policy_sha256=policy_sha256)
+            return ReleasedKey(sealed=before.reply, version=stored.version, policy_sha256=policy_sha256)
         try:
             sealed = self._release(caller, wanted, stored)
         except CloisterError as error:

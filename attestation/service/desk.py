@@ -5,7 +5,7 @@ Each step has its place, and the order matters:
  2. the challenge is consumed, before any cryptography
  3. the core answers that challenge and names this service
  4. evidence, init_data and grant verify (`attestation.verifier`)
- 5. the boot's chain of results is unbroken
+ 5. the grant is not older than one accepted before; the boot's chain of results is unbroken
  6. one compound reference entry matches as a whole (`attestation.appraisal`)
  7. the decision is in the record, durably
  8. the result is signed, the certificate issued, both archived
@@ -113,7 +113,9 @@ class Desk:
         self._check_core(parse_core(received.core), challenge)  # 3
         claims = verify_attestation(received, trust=self.trust, now=now)  # 4
         self.attestation_limit.take(claims.cpu.chip_id)
-        self._check_chain(claims.core)  # 5
+        node = claims.core.node
+        self.register.advance_version(f"grant of {node}", claims.grant, claims.core.grant)  # 5
+        self._check_chain(claims.core)
         appraisal = appraise(claims, self.trust.reference_values)  # 6
         context = IssuingContext(
             issuer=f"{self.name}.{self.trust.root.trust_domain}",
@@ -140,7 +142,7 @@ class Desk:
             raise MalformedEvidenceError("a site names the digest of its policy, and nobody else does")
 
     def _check_chain(self, core: Core) -> None:
-        chain = self.register.chain_of(core.boot)
+        chain = self.register.chain_of(core.node, core.boot)
         # The last but one as well: the reply that named the last may have been lost on its way.
         expected: set[str | None] = {*chain[:2], *([None] if len(chain) <= 1 else [])}
         if core.prev_jti not in expected:

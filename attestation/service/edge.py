@@ -77,9 +77,10 @@ class EnrolEdge(rpc.EnrolServicer):
             time=int(desk.clock().timestamp()),
         )
 
-    async def Attest(self, request: pb.AttestRequest, context: Any) -> pb.AttestReply:  # noqa: ANN401, N802, ARG002
+    async def Attest(self, request: pb.AttestRequest, context: Any) -> pb.AttestReply:  # noqa: ANN401, N802
         """Take evidence, give an identity."""
         desk = self._opened()
+        self._limit.take((_host(context.peer()), "attest"))  # each refusal is recorded: nobody may fill the record
         async with self._place():
             archived = await asyncio.to_thread(desk.attest, request.challenge_id, request.attestation)
         return pb.AttestReply(

@@ -135,9 +135,11 @@ class Genesis:
 
         Raises:
             PolicyError: One does not open.
-            DocumentSignatureError: The root pins another service.
+            DocumentSignatureError: The root is of another trust domain, or pins another service.
         """
         trust = open_trust(*(documents[name] for name in DOCUMENTS), now=self.clock())
+        if trust.root.trust_domain != self.trust_domain:
+            raise DocumentSignatureError(f"the root is of {trust.root.trust_domain}, expected {self.trust_domain}")
         pinned = trust.root.service
         for what, found, expected in (
             ("node authority", pinned.ca_certificate, self.keyring.authority.der),

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,7 +57,8 @@ def load_or_create(folder: Path, *, name: str, now: datetime) -> Keyring:
     """Load the keys in `folder`; make them where there are none yet (genesis).
 
     Raises:
-        StateError: Some are there and some are not: something was lost, and nothing is made anew over it.
+        StateError: Some are there and some are not: something was lost, and nothing is made anew over it. Or one is
+            damaged, of another kind, or can be read by others.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths = {part: folder / part for part in ("authority.pem", "authority.key", "result.key", "log.key", "master.key")}
@@ -78,13 +79,10 @@ def load_or_create(folder: Path, *, name: str, now: datetime) -> Keyring:
             f"{folder} lacks {', '.join(sorted(set(paths) - present))}",
             hint="restore the folder from its backup; deleting the rest of it means a new genesis and a new root",
         )
-    key = serialization.load_pem_private_key(paths["authority.key"].read_bytes(), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise StateError(f"{paths['authority.key']} holds another kind of key, expected P-256")
     return Keyring(
-        authority=CertificateAuthority(key, x509.load_pem_x509_certificate(paths["authority.pem"].read_bytes())),
-        result=Ed25519PrivateKey.from_private_bytes(paths["result.key"].read_bytes()),
-        log=Ed25519PrivateKey.from_private_bytes(paths["log.key"].read_bytes()),
+        authority=_authority(paths["authority.key"], paths["authority.pem"]),
+        result=Ed25519PrivateKey.from_private_bytes(_exactly(paths["result.key"], KEY_BYTES)),
+        log=Ed25519PrivateKey.from_private_bytes(_exactly(paths["log.key"], KEY_BYTES)),
         master=_exactly(paths["master.key"], KEY_BYTES),
     )
 
@@ -99,10 +97,27 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def _authority(key_path: Path, certificate_path: Path) -> CertificateAuthority:
+    try:
+        key = serialization.load_pem_private_key(_private(key_path), None)
+        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise StateError(f"the authority in {key_path.parent} cannot be read: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise StateError(f"{key_path} holds another kind of key, expected P-256")
+    if key.public_key() != certificate.public_key():
+        raise StateError(f"{key_path} is not the key of {certificate_path}")
+    return CertificateAuthority(key, certificate)
+
+
 def _exactly(path: Path, size: int) -> bytes:
-    raw = path.read_bytes()
+    raw = _private(path)
     if len(raw) != size:
         raise StateError(f"{path} has {len(raw)} bytes, expected {size}")
+    return raw
+
+
+def _private(path: Path) -> bytes:
     if path.stat().st_mode & 0o077:
         raise StateError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-    return raw
+    return path.read_bytes()

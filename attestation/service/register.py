@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from attestation.errors import NotAttestedYetError, ReplayError
 from policies.attestation_result import AttestationResult
+from policies.documents import Versioned
 from policies.state import Row, Store
+from policies.version_floor import VersionFloor
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -36,6 +38,11 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX attestations_by_node ON attestations (node, number);
     CREATE INDEX attestations_by_boot ON attestations (boot, number);
+    CREATE TABLE versions (           -- the newest document of each name that was accepted
+        name TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        sha256 BLOB NOT NULL
+    ) STRICT;
     CREATE TABLE keys (
         key_id TEXT PRIMARY KEY,
         version INTEGER NOT NULL,
@@ -84,6 +91,16 @@ class StoredKey:
     job: bytes  # envelope
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """A release that was granted."""
+
+    key_id: str
+    node: str
+    jti: str
+    reply: bytes  # the sealed key
+
+
 class Register:
     """The service's tables, in the words of the protocol."""
 
@@ -106,6 +123,18 @@ class Register:
         """The envelopes that were installed."""
         with self._store.transaction() as db:
             return {row["name"]: row["envelope"] for row in db.rows("SELECT name, envelope FROM documents")}
+
+    def advance_version(self, name: str, document: Versioned, digest: bytes) -> None:
+        """Note that `document` was accepted.
+
+        Raises:
+            RollbackError: A newer one was accepted before, or it is not that one's successor.
+        """
+        with self._store.transaction() as db:
+            row = db.row("SELECT version, sha256 FROM versions WHERE name = ?", name)
+            floor = VersionFloor({} if row is None else {name: (row["version"], row["sha256"])})
+            version, sha256 = floor.advance(name, document, digest).seen[name]
+            db.run("INSERT OR REPLACE INTO versions VALUES (?, ?, ?)", name, version, sha256)
 
     # --- challenges ---
 
@@ -194,26 +223,25 @@ class Register:
         with self._store.transaction() as db:
             return _archived(db.row(f"{_SELECT} WHERE node = ? ORDER BY number DESC LIMIT 1", node), node)
 
-    def chain_of(self, boot: bytes) -> tuple[str, ...]:
-        """The ids of the results of one boot, newest first."""
+    def chain_of(self, node: str, boot: bytes) -> tuple[str, ...]:
+        """The ids of the results of one boot of a node, newest first; another node that claims the boot adds nothing."""
         with self._store.transaction() as db:
-            rows = db.rows("SELECT jti FROM attestations WHERE boot = ? ORDER BY number DESC", boot)
+            rows = db.rows("SELECT jti FROM attestations WHERE boot = ? AND node = ? ORDER BY number DESC", boot, node)
         return tuple(row["jti"] for row in rows)
 
     # --- keys ---
 
-    def deposit(self, key_id: str, key: StoredKey) -> bool:
-        """Store a key; False where one of that name is there already."""
+    def deposit(self, key_id: str, key: StoredKey) -> None:
+        """Store a key; there is none of that name yet."""
         with self._store.transaction() as db:
-            stored = db.run(
-                "INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?)",
+            db.run(
+                "INSERT INTO keys VALUES (?, ?, ?, ?, ?)",
                 key_id,
                 key.version,
                 key.wrapped,
                 key.policy,
                 key.job,
             )
-        return stored == 1
 
     def key(self, key_id: str) -> StoredKey | None:
         """The key of that name, or None."""
@@ -223,11 +251,13 @@ class Register:
             return None
         return StoredKey(version=row["version"], wrapped=row["wrapped"], policy=row["policy"], job=row["job"])
 
-    def released(self, release_id: bytes) -> tuple[str, str, bytes] | None:
-        """Node, result id and reply of a release that was granted before, or None."""
+    def released(self, release_id: bytes) -> Released | None:
+        """A release that was granted before, or None."""
         with self._store.transaction() as db:
-            row = db.row("SELECT node, jti, reply FROM releases WHERE release_id = ?", release_id)
-        return None if row is None else (row["node"], row["jti"], row["reply"])
+            row = db.row("SELECT key_id, node, jti, reply FROM releases WHERE release_id = ?", release_id)
+        if row is None:
+            return None
+        return Released(key_id=row["key_id"], node=row["node"], jti=row["jti"], reply=row["reply"])
 
     def releases_of(self, key_id: str) -> int:
         """How often a key was released."""

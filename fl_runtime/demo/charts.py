@@ -9,7 +9,7 @@ from math import hypot
 from fl_runtime.demo.markup import Markup, element, join
 
 WIDTH, HEIGHT = 720.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 16.0, 14.0, 34.0  # of a chart's frame
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 30.0, 14.0, 34.0  # of a chart's frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,61 @@ def bars(values: Mapping[str, float], *, unit: str, styles: Mapping[str, str]) -
         for name, value in values.items()
     ]
     return element("table", *rows, class_="bars")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened."""
+
+    lane: str
+    seconds: float  # since the first
+    told: str
+    refused: bool
+
+
+def timeline(marks: Sequence[Mark], *, lanes: Sequence[str]) -> Markup:
+    """Draw what happened, each on its lane, from left to right; refusals stand out."""
+    last = max((mark.seconds for mark in marks), default=0.0) or 1.0
+    left, row = 92.0, 30.0
+    bottom = row * len(lanes) + 8
+
+    def x(seconds: float) -> float:
+        return left + 10 + (WIDTH - left - 30) * seconds / last
+
+    every = max(1, round(last / 8))
+    ticks = [
+        element("text", f"{second} s", x=x(second), y=bottom + 14, text_anchor="middle", class_="tick")
+        for second in range(0, int(last) + 1, every)
+    ]
+    rows = [
+        join(
+            (
+                element("text", lane, x=left - 10, y=row * index + 24, text_anchor="end", class_="tick"),
+                element("line", x1=left, x2=WIDTH, y1=row * index + 20, y2=row * index + 20, class_="grid"),
+            )
+        )
+        for index, lane in enumerate(lanes)
+    ]
+    dots = [
+        element(
+            "circle",
+            element("title", mark.told),
+            cx=x(mark.seconds),
+            cy=row * lanes.index(mark.lane) + 20,
+            r=5 if mark.refused else 3.5,
+            class_=f"mark {'refused' if mark.refused else 'happened'}",
+        )
+        for mark in sorted(marks, key=lambda mark: mark.refused)  # refusals on top
+    ]
+    return element(
+        "svg",
+        element("title", "what was recorded, when, in which log"),
+        *rows,
+        *ticks,
+        *dots,
+        viewBox=f"0 0 {WIDTH:g} {bottom + 24:g}",
+        role="img",
+    )
 
 
 # --- who believes whom -----------------------------------------------------------------------------------------------

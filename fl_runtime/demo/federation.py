@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import fl_runtime
 import policies
 import provisioning
 from fl_runtime.demo.errors import DemoError
-from fl_runtime.demo.ground import cloister, python
+from fl_runtime.demo.ground import Command, cloister, python
 from fl_runtime.demo.processes import Processes
 from policies.errors import UsageError
 from provisioning.laboratory import default_sites
@@ -27,7 +27,7 @@ from provisioning.layout import ATTESTATION, LAYOUT_FILE, SERVER, SERVICE_LOG, L
 TRUST_DOMAIN = "demo.cloister.mock"
 SITES: Mapping[str, str] = default_sites(4)  # as many as the digits are shared out among, and a sum needs
 MOCK_TEE = "mock-tee"
-STOP_ORDER = ("server", SERVICE_LOG, *SITES)  # each log is closed while those who witness it still run
+STOP_ORDER = ((SERVER,), (SERVICE_LOG,), tuple(SITES))  # each log is closed while those who witness it still run
 MARK = "demo.json"  # in a folder that a demonstration wrote, and may write again
 COUNTS = "counts.json"  # written last: data is whole where it is
 _VENDOR = "vendor.json"  # of the mock TEE's folder
@@ -44,9 +44,16 @@ class Prepared:
     counts: Mapping[str, int]  # samples by site, and of `test`
 
 
-def image() -> tuple[Path, ...]:
-    """Return the folders of code that every machine is launched from."""
-    return tuple(Path(next(iter(package.__path__))) for package in _CODE)
+def freeze_image(folder: Path) -> tuple[Path, ...]:
+    """Copy the code that every machine is launched from, so that nobody's editor changes a machine half-way.
+
+    Returns:
+        Its folders, in `folder`, with the same measurement as the code that runs.
+    """
+    sources = [Path(next(iter(package.__path__))) for package in _CODE]
+    for source in sources:
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tuple(folder / source.name for source in sources)
 
 
 def clear_folder(output: Path) -> None:
@@ -120,12 +127,15 @@ def hand_out(prepared: Prepared, laboratory: Laboratory) -> None:
         shutil.copyfile(source, laboratory.data(site))
 
 
-async def found(laboratory: Laboratory, processes: Processes, *, vendor_cache: Path, tell: Tell) -> None:
+async def found(
+    laboratory: Laboratory, processes: Processes, *, image: Sequence[Path], vendor_cache: Path, tell: Tell
+) -> None:
     """Start the mock TEE and the attestation service, sign the first documents, and grant every node its machine.
 
     Args:
         laboratory: Made; nothing of it runs.
         processes: Start the programs.
+        image: Folders of code that every machine is launched from.
         vendor_cache: Folder that keeps the mock vendor's keys from one run to the next; they take seconds to make.
         tell: Told what is being waited for.
 
@@ -137,7 +147,7 @@ async def found(laboratory: Laboratory, processes: Processes, *, vendor_cache: P
     if known.is_file():
         shutil.copy(known, laboratory.tee / _VENDOR)
     measured, _ = await asyncio.gather(
-        processes.require("measure", cloister("mock-tee", "measure", *image())),
+        processes.require("measure", cloister("mock-tee", "measure", *image)),
         processes.start(
             MOCK_TEE, cloister("mock-tee", "serve", "--config", laboratory.mock_tee_settings), ready="mock TEE ready"
         ),
@@ -147,7 +157,7 @@ async def found(laboratory: Laboratory, processes: Processes, *, vendor_cache: P
     tell("the attestation service starts")
     await asyncio.gather(
         processes.require("roots", cloister("mock-tee", "roots", "--dir", laboratory.tee)),
-        _launch_service(laboratory, processes),
+        _launch_service(laboratory, processes, image),
     )
     tell("the attestation service proves itself, and is given the first signed documents")
     await processes.require(
@@ -157,7 +167,7 @@ async def found(laboratory: Laboratory, processes: Processes, *, vendor_cache: P
     tell("machines are launched, and granted to their organisations' nodes")
     await asyncio.gather(
         processes.said(SERVICE_LOG, "attestation service ready"),
-        *(_launch(laboratory, processes, node) for node in laboratory.nodes),
+        *(_launch(laboratory, processes, image, node) for node in laboratory.nodes),
     )
     await processes.require("grants", cloister("provision", "grants", laboratory.directory))
 
@@ -180,19 +190,22 @@ async def start_sites(laboratory: Laboratory, processes: Processes, *, admitted:
     await asyncio.gather(*map(start, sorted(laboratory.layout.sites)))
 
 
-async def _launch_service(laboratory: Laboratory, processes: Processes) -> None:
-    await processes.require("launch-attestation", _launching(laboratory, ATTESTATION, laboratory.service_init_data))
+async def _launch_service(laboratory: Laboratory, processes: Processes, image: Sequence[Path]) -> None:
+    launching = _launching(laboratory, image, ATTESTATION, laboratory.service_init_data)
+    await processes.require(f"launch-{ATTESTATION}", launching)
     command = cloister("attestation", "serve", "--config", laboratory.service_settings)
     await processes.start(SERVICE_LOG, command, ready="no root yet")
 
 
-async def _launch(laboratory: Laboratory, processes: Processes, node: str) -> None:
-    command = _launching(laboratory, node, laboratory.kit(node) / "init-data.json", gpus=(f"gpu-{node}",))
+async def _launch(laboratory: Laboratory, processes: Processes, image: Sequence[Path], node: str) -> None:
+    command = _launching(laboratory, image, node, laboratory.kit(node) / "init-data.json", gpus=(f"gpu-{node}",))
     await processes.require(f"launch-{node}", command)
 
 
-def _launching(laboratory: Laboratory, machine: str, init_data: Path, *, gpus: Iterable[str] = ()) -> tuple[str, ...]:
-    folders = [part for folder in image() for part in ("--image", folder)]
+def _launching(
+    laboratory: Laboratory, image: Sequence[Path], machine: str, init_data: Path, *, gpus: Iterable[str] = ()
+) -> Command:
+    folders = [part for folder in image for part in ("--image", folder)]
     boards = [part for serial in gpus for part in ("--gpu", serial)]
     where = ("--dir", laboratory.tee, "--name", machine, "--init-data", init_data)
     return cloister("mock-tee", "launch", *where, *folders, *boards)

@@ -23,6 +23,7 @@ import numpy as np
 from attestation.channel.interceptor import attested_caller
 from fl_runtime.arrays import decode, encode, flatten, unflatten
 from fl_runtime.jobs.model_blob import open_model, seal_model
+from fl_runtime.secure_aggregation.errors import PeerRefusedError
 from fl_runtime.secure_aggregation.messages import Signed, Step
 from fl_runtime.secure_aggregation.server import ServerRound
 from fl_runtime.server import attempt, program
@@ -85,9 +86,12 @@ class ForwardingRound(ServerRound):
         return sender
 
     def close_adverts(self) -> tuple[bytes, ...]:
-        """Return all adverts, for each site."""
-        self._step = Step.SHARE
-        return tuple(self._received[Step.ADVERTISE].values())
+        """Return all adverts, for each site, though they do not fit each other."""
+        try:
+            return super().close_adverts()
+        except PeerRefusedError:
+            self._step = Step.SHARE
+            return tuple(self._received[Step.ADVERTISE].values())
 
 
 @click.command()

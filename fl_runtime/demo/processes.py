@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -88,14 +88,15 @@ class Program:
         return self._process.returncode if self._drained else None
 
     def failure(self) -> ProgramError:
-        """Say why it ended: its own `error:` and `hint:` where it gave them, else its last lines."""
+        """Say why it ended: its own `error:` and `hint:` where it gave them, else its last lines on stderr."""
         errors = tuple(self.errors)
         cause, hint = _labelled(errors, "error: "), _labelled(errors, "hint: ")
-        last = " | ".join((errors or tuple(self.output))[-SHOWN_LINES:]) or "it said nothing"
+        last = " | ".join(errors[-SHOWN_LINES:]) or f"it gave no reason, its last line is {''.join(self.output[-1:])!r}"
         code = self.ended_with()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return ProgramError(
-            harmless(f"{self.name} has ended ({how}): {cause or last}"), hint=harmless(hint or f"its log is {self.log}")
+            harmless(f"{self.name} has ended ({how}): {cause or last}"),
+            hint=harmless(hint or f"everything it said is in {self.log}"),
         )
 
     def finished(self) -> Finished:
@@ -153,7 +154,7 @@ class Processes:
         logs: Path,
         *,
         environment: Mapping[str, str],
-        stop_order: Sequence[str] = (),
+        stop_order: Sequence[Collection[str]] = (),
         ready_seconds: float = 60.0,
         stop_seconds: float = 10.0,
     ) -> None:
@@ -162,7 +163,7 @@ class Processes:
         Args:
             logs: Folder.
             environment: Of every program.
-            stop_order: Names of those that are stopped first, one after the other; the others follow, all at once.
+            stop_order: Names of those that are stopped first, group after group; the others follow, all at once.
             ready_seconds: How long a program may take to say what it is waited for.
             stop_seconds: From SIGTERM to SIGKILL.
         """
@@ -303,11 +304,11 @@ class Processes:
         self._programs.pop(name, None)
 
     async def stop_all(self) -> None:
-        """Stop what is in the order of stopping, one after the other, then all others; nothing can be started any more."""
+        """Stop group after group, then all others; nothing can be started any more."""
         self._closing = True
-        for name in self._stop_order:
-            await self.stop(name)
-        await asyncio.gather(*(self.stop(name) for name in tuple(self._programs)))
+        for group in self._stop_order:
+            await asyncio.gather(*map(self.stop, group))
+        await asyncio.gather(*map(self.stop, tuple(self._programs)))
 
     async def _finish(self, name: str, command: Sequence[str], *, nice: int) -> Program:
         program = await self.spawn(name, command, nice=nice)

@@ -39,6 +39,7 @@ from provisioning.layout import ADMINISTRATOR, Laboratory
 
 VENDOR_CACHE = ".mock-vendor"  # beside the folder of the run
 DIGITS_CACHE = ".digits"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOW_PRIORITY = 10  # nice(1)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -96,16 +97,17 @@ class _Demo:
     def __init__(self, options: DemoOptions, screen: Screen) -> None:
         self.options = options
         self.screen = screen
-        self.output = options.output.resolve()
+        self.output = options.output.absolute()  # a link is not followed: what it names would be removed
         self.phases = _Phases()
         self.story = JobStory()
         self.admitted: list[str] = []
+        self.image: tuple[Path, ...] = ()
 
     async def run(self) -> Outcome:
         """Everything, from the first folder to the last file."""
-        self.screen.header(sites=federation.SITES)
         example = example_folder()
         laboratory = self._found_laboratory()
+        self.screen.header(sites=federation.SITES)
         ended: tuple[Prepared, Scores, tuple[AttackOutcome, ...]]
         async with Processes(
             self.output / "logs",
@@ -128,6 +130,7 @@ class _Demo:
         )
         federation.mark_folder(self.output, seed=self.options.seed)
         (self.output / "logs").mkdir(mode=0o700)
+        self.image = federation.freeze_image(self.output / "image")
         return laboratory
 
     async def _show(
@@ -143,7 +146,7 @@ class _Demo:
             laboratory=laboratory,
             job=job,
             job_id=self.story.job_id,
-            image=federation.image(),
+            image=self.image,
             programs=processes,
         )
         scores, attacks = await asyncio.gather(self._score(processes, prepared, example), self._attack(ground))
@@ -159,7 +162,9 @@ class _Demo:
         caches = self.output.parent
         prepared, _ = await asyncio.gather(
             federation.prepare_digits(processes, example=example, cache=caches / DIGITS_CACHE, seed=self.options.seed),
-            federation.found(laboratory, processes, vendor_cache=caches / VENDOR_CACHE, tell=self.screen.now),
+            federation.found(
+                laboratory, processes, image=self.image, vendor_cache=caches / VENDOR_CACHE, tell=self.screen.now
+            ),
         )
         federation.hand_out(prepared, laboratory)
         self.phases.end("founded")
@@ -177,21 +182,20 @@ class _Demo:
             *("--format", "json", "--output", self.output / "model.safetensors"),
         )
         async for line in processes.follow("job", command):
-            done = self.story.take(line)
+            waiting, done = self.story.waiting, self.story.take(line)
             if done is None:
-                self.screen.now(
-                    self.story.waiting or f"the job's key is released to attested nodes: {len(self.story.keys)}"
-                )
+                self.screen.now(f"the job's key is released to nodes that have just attested: {len(self.story.keys)}")
+                if self.story.waiting != waiting and self.story.waiting:
+                    self.screen.remark(self.story.waiting)
                 continue
             if done.number == 1:
-                self.phases.end("first round", ago=done.seconds)
+                self.phases.end("first round begun", ago=done.seconds)
                 self._say_ready(server)
             self.screen.round(done, sites=len(federation.SITES), attested=len(set(done.sites) & set(self.admitted)))
 
     def _say_ready(self, server: str) -> None:
-        hardware = server.rpartition("): ")[2].partition(" (")[
-            0
-        ]  # "... admitted as server (affirming): snp, 1 gpu (mock …"
+        # It says, for instance: server ready at …: server admitted as server (affirming): snp, 1 gpu (mock TEE, …)
+        hardware = server.rpartition("): ")[2].partition(" (")[0]
         self.screen.ready(
             server=hardware, sites=len(self.admitted), of=len(federation.SITES), keys=len(self.story.keys)
         )
@@ -258,17 +262,20 @@ def _audited(laboratory: Laboratory) -> Audited:
 
 @asynccontextmanager
 async def _ended_by_signals() -> AsyncIterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it cleans up after itself."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    received: list[int] = []
+    """Let SIGINT, SIGTERM and SIGHUP end the block, once: what stops the programs is not interrupted itself.
 
-    def end(number: int) -> None:
+    Raises:
+        KeyboardInterrupt: One of them did.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    received: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
         received.append(number)
-        if task is not None:
+        if task is not None and len(received) == 1:
             task.cancel()
 
-    for number in numbers:
+    for number in ENDING:
         loop.add_signal_handler(number, end, number)
     try:
         yield
@@ -277,20 +284,15 @@ async def _ended_by_signals() -> AsyncIterator[None]:
             raise KeyboardInterrupt from None
         raise
     finally:
-        for number in numbers:
+        for number in ENDING:
             loop.remove_signal_handler(number)
 
 
 async def _interrupted() -> None:
-    """Return at Ctrl-C; the next one interrupts as ever."""
-    loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
-    before = signal.getsignal(signal.SIGINT)
-    loop.add_signal_handler(signal.SIGINT, interrupted.set)
-    try:
-        await interrupted.wait()
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, before)
+    """Return at Ctrl-C, which from then on ends nothing else."""
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    await interrupted.wait()
 
 
 def _now() -> datetime:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from fl_runtime.demo.charts import Edge, Place, Series, bars, legend, line_chart, trust_map
+from fl_runtime.demo.charts import Edge, Mark, Place, Series, bars, legend, line_chart, timeline, trust_map
 from fl_runtime.demo.job import METRIC
 from fl_runtime.demo.markup import Child, Markup, element, join
 from fl_runtime.demo.screen import load_lines
@@ -198,8 +198,8 @@ def _trust(outcome: Outcome, records: Sequence[Record]) -> Iterator[Child]:
         return f"{role} · has the key" if name in keyed else role
 
     places = {
-        SERVICE_LOG: Place(360, 40, "attestation service", "s0"),
-        SERVER: Place(360, 160, caption(SERVER, "server"), "s0"),
+        SERVICE_LOG: Place(200, 40, "attestation service", "s0"),
+        SERVER: Place(520, 104, caption(SERVER, "server"), "s0"),
     }
     gap = 720 / len(outcome.sites)
     for index, site in enumerate(sorted(outcome.sites)):
@@ -248,10 +248,20 @@ def _record(outcome: Outcome, records: Sequence[Record]) -> Iterator[Child]:
         ],
     )
     yield _note("Every byte of these logs is vouched for. Verify it yourself, offline: cloister audit verify audit")
+    sentences = narrate(records)
     denied = sum(record.decision == "deny" for record in records)
+    first = records[0].time
+    yield element("h3", "What was recorded, when: refusals in red")
+    yield timeline(
+        [
+            Mark(record.log, (record.time - first).total_seconds(), sentence, record.decision == "deny")
+            for record, sentence in zip(records, sentences, strict=True)
+        ],
+        lanes=[log.name for log in verification.logs],
+    )
     lines = [
         element("li", sentence, class_="bad" if record.decision == "deny" else "")
-        for record, sentence in zip(records, narrate(records), strict=True)
+        for record, sentence in zip(records, sentences, strict=True)
     ]
     yield _folded(f"The story: {len(records)} records, {denied} refusals", element("ol", *lines, class_="story"))
 

@@ -83,6 +83,10 @@ class Screen:
             (f"{GAP}({one_line(done.remark)})" if done.remark else "", "yellow"),
         )
 
+    def remark(self, text: str) -> None:
+        """Tell of something that a person should know, such as what the job waits for."""
+        self._line((f"  {one_line(text)}", "yellow"))
+
     def scores(self, outcome: Outcome) -> None:
         """Compare the federation with what it competes with."""
         scores = outcome.scores
@@ -92,7 +96,7 @@ class Screen:
             f"best site alone {scores.best_alone:.2f}",
         )
         alone = GAP.join(f"{site} {value:.2f}" for site, value in scores.alone.items())
-        self._line((f"  alone: {alone}  ({METRIC} on the same {outcome.samples['test']} held-out pictures)", "dim"))
+        self._line((f"  alone: {alone}   (all on {outcome.samples['test']} held-out pictures)", "dim"))
 
     def attacks(self, attacks: Sequence[AttackOutcome]) -> None:
         """Show how each attack ended."""

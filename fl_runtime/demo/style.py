@@ -14,7 +14,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 860px; margin: 0 auto; padding: 40px 20px 80px; }
+main { max-width: 920px; margin: 0 auto; padding: 40px 20px 80px; }
 h1 { font-size: 28px; letter-spacing: -0.02em; margin: 0 0 4px; }
 h2 { font-size: 17px; margin: 0 0 14px; }
 h3 { font-size: 14px; font-weight: 600; color: var(--soft); margin: 22px 0 8px; }
@@ -22,9 +22,9 @@ header p { margin: 0 0 12px; color: var(--soft); }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 14px; padding: 22px 24px; margin-top: 18px; }
 .banner { background: var(--warn-back); color: var(--warn-ink); padding: 10px 14px; border-radius: 10px; font-size: 14px; }
 .banner.bad { background: var(--bad-back); color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(118px, 1fr)); gap: 12px; margin-top: 18px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 12px; margin-top: 18px; }
 .tiles div { background: var(--card); border: 1px solid var(--rule); border-radius: 14px; padding: 14px 16px; }
-.tiles b { display: block; font-size: 23px; letter-spacing: -0.02em; font-variant-numeric: tabular-nums; }
+.tiles b { display: block; font-size: 22px; letter-spacing: -0.02em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--soft); font-size: 13px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .note { color: var(--soft); font-size: 13.5px; margin: 12px 0 0; }
@@ -43,12 +43,13 @@ svg { display: block; width: 100%; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; font-size: 13.5px; }
 .legend .key { display: inline-block; width: 14px; height: 4px; border-radius: 2px; margin-right: 7px; vertical-align: middle; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-thead th { text-align: left; color: var(--soft); font-weight: 500; font-size: 13px; white-space: nowrap; }
-th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--rule); vertical-align: top; overflow-wrap: anywhere; }
+thead th { color: var(--soft); font-weight: 500; font-size: 13px; white-space: nowrap; }
+th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--rule); vertical-align: top; text-align: left;
+  overflow-wrap: break-word; }
 td { font-variant-numeric: tabular-nums; } td:last-child, th:last-child { padding-right: 0; }
 tbody tr:last-child > * { border-bottom: 0; }
 .scroll { overflow-x: auto; }
-.bars th { text-align: left; font-weight: 500; white-space: nowrap; width: 1%; border: 0; }
+.bars th { font-weight: 500; white-space: nowrap; width: 1%; border: 0; }
 .bars td { border: 0; } .bars .track { width: 75%; vertical-align: middle; }
 .bars .number { white-space: nowrap; text-align: right; }
 .bar { height: 12px; border-radius: 3px; min-width: 2px; }
@@ -56,6 +57,7 @@ tbody tr:last-child > * { border-bottom: 0; }
 .edge { fill: none; stroke-width: 1.6; opacity: .75; } .edge.trusts { stroke: var(--good); } .edge.peer { opacity: .45; }
 .edge.refuses { stroke: var(--bad); stroke-dasharray: 5 4; } .edge:hover { stroke-width: 3; opacity: 1; }
 .head.trusts { fill: var(--good); } .head.refuses { fill: var(--bad); }
+.mark.happened { fill: var(--s0); opacity: .55; } .mark.refused { fill: var(--bad); stroke: var(--card); stroke-width: 1.5; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); font-size: 14px; }
 .story { max-height: 420px; overflow: auto; font: 12.5px/1.6 ui-monospace, Menlo, Consolas, monospace; padding-left: 46px; }
 .story li { overflow-wrap: anywhere; }

@@ -103,6 +103,7 @@ class Outcome:
             ],
             "audit": {"verified": self.audit.verified, "records": self.audit.records},
             "seconds": round(self.seconds, 2),
+            "phases": {name: round(ended, 2) for name, ended in self.phases.items()},  # when each had ended
         }
 
 

@@ -1,5 +1,8 @@
-"""T1 to T6: somebody who has a site's kit, or evidence that was genuine once, but not the machine that was granted."""
+"""T1 to T6 and T19: somebody who has a site's kit, or evidence that was genuine once, but not the machine that was granted."""
 
+import asyncio
+import socket
+import ssl
 from dataclasses import replace
 
 import pytest
@@ -58,3 +61,20 @@ async def test_attack_that_is_none_is_accepted_and_not_counted_as_refused(ground
     monkeypatch.setattr(machines, "_impostors", honest)
     (outcome,) = await impersonate(ground, victim=VICTIM, other=OTHER)
     assert (outcome.refused, outcome.reason) == (False, "was accepted")
+
+
+def handshake(address, version):
+    """Shake hands in one version of TLS, trusting anybody; returns the version that was agreed on."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as plain, context.wrap_socket(plain) as secure:
+        return secure.version()
+
+
+async def test_t19_older_tls_than_1_3_is_not_spoken(ground):
+    for address in (ground.laboratory.layout.addresses.enrol, ground.laboratory.layout.addresses.attested):
+        with pytest.raises(ssl.SSLError):
+            await asyncio.to_thread(handshake, address, ssl.TLSVersion.TLSv1_2)
+        assert await asyncio.to_thread(handshake, address, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"

@@ -72,5 +72,3 @@ async def test_caller_is_not_counted_as_refused_where_the_port_does_not_answer(g
         await ground.start_server()
     assert not outcome.refused
     assert "ended for another reason (channel.unreachable)" in outcome.reason
-
-

@@ -180,7 +180,7 @@ def test_script_that_raises_says_file_and_line_once(start):
     trainer = start(ECHO.replace("answer =", "answer = 1 / 0  #"))
     with pytest.raises(TrainerError) as caught:
         train(trainer, 3)
-    assert str(caught.value) == "train.py:8 ZeroDivisionError: division by zero (site hospital-a, round 3)"
+    assert str(caught.value) == "train.py:8 ZeroDivisionError: division by zero (site hospital-a, round 4)"
     assert "received = flare.receive()" not in caught.value.traceback
     assert "1 / 0" in caught.value.traceback
 
@@ -188,7 +188,7 @@ def test_script_that_raises_says_file_and_line_once(start):
 def test_error_inside_a_library_is_placed_in_the_users_own_file(start, tmp_path):
     (tmp_path / "helper.py").write_text("import json\n\n\ndef read():\n    return json.loads('{')\n")
     trainer = start(BEFORE + "import helper\nflare.receive()\nhelper.read()\n")
-    with pytest.raises(TrainerError, match=r"^helper.py:5 JSONDecodeError: .* \(site hospital-a, round 0\)$"):
+    with pytest.raises(TrainerError, match=r"^helper.py:5 JSONDecodeError: .* \(site hospital-a, round 1\)$"):
         train(trainer)
 
 
@@ -259,7 +259,7 @@ def test_site_does_not_believe_a_trainers_answer(start, change, answer, error, s
 
 def test_killed_trainer_is_lost_and_says_the_signal(start):
     trainer = start(BEFORE + "flare.receive()\nos.kill(os.getpid(), 9)\n")
-    with pytest.raises(TrainerLostError, match=r"round 0.* killed by SIGKILL"):
+    with pytest.raises(TrainerLostError, match=r"round 1.* killed by SIGKILL"):
         train(trainer)
     with pytest.raises(TrainerLostError):
         train(trainer)
