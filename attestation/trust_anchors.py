@@ -23,7 +23,8 @@ class TrustAnchor:
     """One root certificate that ends a chain."""
 
     vendor: Vendor
-    product: str  # AMD: the processor line, "Milan", "Genoa" or "Turin"; NVIDIA: "Device Identity"
+    # AMD: the processor line, "Milan", "Genoa" or "Turin". Intel: "SGX Root". NVIDIA: "Device Identity", "CoRIM signing".
+    product: str
     sha256: bytes  # 32 bytes, SHA-256 of the root certificate's DER
     mock: bool  # signs nothing but development evidence
 
@@ -47,21 +48,23 @@ class TrustAnchors:
         if len({anchor.sha256 for anchor in self.anchors}) != len(self.anchors):
             raise UsageError("a trust anchor is pinned twice, expected each fingerprint once")
 
-    def find(self, vendor: Vendor, der: bytes) -> TrustAnchor:
+    def find(self, vendor: Vendor, der: bytes, *, product: str | None = None) -> TrustAnchor:
         """Return the anchor of `vendor` that pins this root certificate.
 
         Args:
             vendor: Whose evidence is being verified; a root of another vendor does not count.
             der: The root certificate, DER, exact bytes.
+            product: What the root must stand for, where a vendor has roots for different purposes; None: any.
 
         Raises:
-            SignatureError: The root is not pinned for this vendor.
+            SignatureError: The root is not pinned for this vendor and product.
         """
         fingerprint = hashlib.sha256(der).digest()
-        for anchor in self.anchors:
-            if anchor.vendor == vendor and anchor.sha256 == fingerprint:
+        usable = [anchor for anchor in self.anchors if anchor.vendor == vendor and product in (None, anchor.product)]
+        for anchor in usable:
+            if anchor.sha256 == fingerprint:
                 return anchor
-        pinned = ", ".join(sorted(anchor.product for anchor in self.anchors if anchor.vendor == vendor)) or "none"
+        pinned = ", ".join(sorted(anchor.product for anchor in usable)) or "none"
         raise SignatureError(
             f"root certificate has SHA-256 {fingerprint.hex()}, expected one of the pinned {vendor} roots ({pinned})",
             hint="verify the evidence against the vendor's own root; a root that comes with evidence proves nothing",
@@ -85,12 +88,16 @@ def _genuine(vendor: Vendor, product: str, sha256_hex: str) -> TrustAnchor:
 
 
 # AMD: https://kdsintf.amd.com/vcek/v1/{Milan,Genoa,Turin}/cert_chain, second certificate (the ARK).
-# NVIDIA: "NVIDIA Device Identity CA", the last certificate of every GPU and NVSwitch chain.
+# Intel: https://certificates.trustedservices.intel.com/IntelSGXRootCA.der, the root of TDX too.
+# NVIDIA: "NVIDIA Device Identity CA", the last certificate of every GPU and NVSwitch chain; "NVIDIA CoRIM signing Root
+# CA", the last certificate inside every reference integrity manifest (https://rim.attestation.nvidia.com).
 GENUINE = TrustAnchors(
     (
         _genuine("amd", "Milan", "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd"),
         _genuine("amd", "Genoa", "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1"),
         _genuine("amd", "Turin", "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a"),
+        _genuine("intel", "SGX Root", "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"),
         _genuine("nvidia", "Device Identity", "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"),
+        _genuine("nvidia", "CoRIM signing", "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"),
     )
 )

@@ -1,8 +1,8 @@
 """Claims of a GPU or NVSwitch against what a policy asks: every finding, worst first.
 
-Matching measurements with reference integrity manifests (RIM) is not part of this module: an empty result says that
-versions, features and identity are wanted, not that the firmware is what NVIDIA released. `GpuExpectations.measurements`
-can pin values that were recorded on a machine one trusts.
+With `GpuExpectations.rims`, an empty result also says that the firmware is what NVIDIA released; without, only that
+versions, features and identity are wanted. `GpuExpectations.measurements` can pin values that were recorded on a machine
+one trusts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from attestation.findings import Finding, worst_first
 from attestation.nvidia_gpu.chain import DeviceClass
 from attestation.nvidia_gpu.report import Feature
+from attestation.nvidia_gpu.rim import VerifiedRim
+from attestation.nvidia_gpu.rim_match import match_rims
 from attestation.nvidia_gpu.verify import GpuClaims
 
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}")
@@ -34,6 +36,9 @@ class GpuExpectations:
     require_fwid: bool = True  # of a GPU: the key must be tied to its firmware; switches report no firmware id
     vbios_versions: frozenset[str] | None = None  # lower case
     measurements: Mapping[int, bytes] | None = None  # SPDM block index to 48 bytes; each must be there and equal
+    rims: tuple[VerifiedRim, ...] | None = (
+        None  # the device's own must be among them, and match in full; None: not asked
+    )
 
 
 def appraise(claims: GpuClaims, expectations: GpuExpectations) -> tuple[Finding, ...]:
@@ -41,6 +46,8 @@ def appraise(claims: GpuClaims, expectations: GpuExpectations) -> tuple[Finding,
     findings = [*_appraise_device(claims, expectations), *_appraise_software(claims, expectations)]
     if expectations.device_class == "gpu":
         findings += _appraise_gpu(claims, expectations)
+    if expectations.rims is not None:
+        findings += match_rims(claims, expectations.rims)
     return worst_first(findings)
 
 

@@ -24,6 +24,7 @@ from attestation.certificates import common_name, extension_value, is_ca, read_d
 from attestation.errors import EndorsementError, SignatureError
 from attestation.trust_anchors import TrustAnchor, TrustAnchors
 
+DEVICE_ROOT = "Device Identity"  # product of the trust anchor: NVIDIA signs manifests under another root
 CHAIN_LENGTH = 5
 MAX_CHAIN_SIZE = 64 * 1024  # bytes of PEM; genuine chains are below 8 KiB
 
@@ -45,6 +46,7 @@ class DeviceKeyClaims:
     """What NVIDIA's chain says about the key that signs a device's reports."""
 
     anchor: TrustAnchor
+    chain: tuple[x509.Certificate, ...]  # leaf first, the root last
     device_class: DeviceClass
     hwmodel: str  # "GH100"
     ueid: bytes  # 32 bytes, SHA-256 of the BROM key's SubjectPublicKeyInfo: one for each chip, whatever its firmware
@@ -79,25 +81,26 @@ def verify_chain(chain_pem: bytes, *, anchors: TrustAnchors, now: datetime) -> D
         raise SignatureError(f"chain has {len(ders)} certificates, expected {CHAIN_LENGTH}, leaf first, with the root")
 
     # 2. The root, by fingerprint: a look-alike has the right names.
-    anchor = anchors.find("nvidia", ders[-1])
+    anchor = anchors.find("nvidia", ders[-1], product=DEVICE_ROOT)
     chain = tuple(read_der(der, what=name) for der, name in zip(ders, _NAMES, strict=True))
 
     # 3. The leaf.
     leaf, brom = chain[0], chain[1]
     name = _LEAF_NAME.fullmatch(common_name(leaf.subject))
-    if name is None or is_ca(leaf) or not _may_sign(leaf):
+    if name is None or is_ca(leaf) or not may_sign(leaf):
         raise SignatureError(f"leaf is {common_name(leaf.subject)!r}, expected a firmware key (FMC LF) that may sign")
     public_key = leaf.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP384R1):
         raise SignatureError("leaf key is not on P-384, expected ECDSA P-384")
 
     # 4. The path.
-    verify_path(chain, check_signature=_check_signature, now=now)
+    verify_path(chain, check_signature=check_signature, now=now)
 
     # 5. The device.
     spki = brom.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return DeviceKeyClaims(
         anchor=anchor,
+        chain=chain,
         device_class=_device_class(name["model"]),
         hwmodel=name["model"],
         ueid=hashlib.sha256(spki).digest(),
@@ -106,7 +109,7 @@ def verify_chain(chain_pem: bytes, *, anchors: TrustAnchors, now: datetime) -> D
     )
 
 
-def _check_signature(subject: x509.Certificate, issuer: x509.Certificate) -> None:
+def check_signature(subject: x509.Certificate, issuer: x509.Certificate) -> None:
     """Verify one signature by NVIDIA's scheme; raises `InvalidSignature` for every other scheme and key too."""
     key = issuer.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
@@ -114,7 +117,8 @@ def _check_signature(subject: x509.Certificate, issuer: x509.Certificate) -> Non
     key.verify(subject.signature, subject.tbs_certificate_bytes, ec.ECDSA(SHA384()))
 
 
-def _may_sign(leaf: x509.Certificate) -> bool:
+def may_sign(leaf: x509.Certificate) -> bool:
+    """Whether the certificate's key is for signing data, and not for signing certificates."""
     try:
         usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:

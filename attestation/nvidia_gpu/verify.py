@@ -1,7 +1,7 @@
 """A report and its certificates to claims: was this signed by NVIDIA hardware, for this session.
 
-What this does not prove: that the measured firmware is firmware NVIDIA released. The measurements are authentic but not
-compared with reference integrity manifests (RIM); no certificate status (OCSP) is asked for.
+What this does not prove: that the measured firmware is firmware NVIDIA released, which `rim_match` decides, and that
+NVIDIA has not revoked a certificate since, which `ocsp` decides.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -26,12 +27,12 @@ from attestation.trust_anchors import TrustAnchor, TrustAnchors
 class GpuClaims:
     """Facts about one GPU or NVSwitch, signed by the device under a pinned root for one nonce.
 
-    The measurements are authentic but not compared with reference integrity manifests: they say what this device
-    measured, not that it is what NVIDIA released.
+    The measurements are authentic and say what this device measured, not that it is what NVIDIA released.
     """
 
     report: GpuReport
     anchor: TrustAnchor
+    chain: tuple[x509.Certificate, ...]  # leaf first, the root last
     device_class: DeviceClass
     hwmodel: str  # "GH100"
     ueid: bytes  # 32 bytes, SHA-256 of the SubjectPublicKeyInfo of the chip's boot ROM key
@@ -111,6 +112,7 @@ def verify(report: bytes, chain_pem: bytes, *, nonce: bytes, anchors: TrustAncho
     return GpuClaims(
         report=parsed,
         anchor=device.anchor,
+        chain=device.chain,
         device_class=device.device_class,
         hwmodel=device.hwmodel,
         ueid=device.ueid,

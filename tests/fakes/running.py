@@ -325,7 +325,7 @@ async def federation(
             data.mkdir()
             (data / "step.txt").write_text(str(number / 8))
             _append(lab.laboratory.kit(site) / "site.toml", "preload = []")
-        _append(lab.laboratory.kit(SERVER) / "server.toml", "return_grace_seconds = 1\npark_after_seconds = 1")
+        _append(lab.laboratory.kit(SERVER) / "server.toml", "return_grace_seconds = 1\npark_after_seconds = 2")
         try:
             await fed.restore(start)
             yield fed

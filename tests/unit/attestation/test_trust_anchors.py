@@ -18,7 +18,9 @@ def test_genuine_anchors_are_not_mock_and_cover_every_product_line():
         ("amd", "Milan", False),
         ("amd", "Genoa", False),
         ("amd", "Turin", False),
+        ("intel", "SGX Root", False),
         ("nvidia", "Device Identity", False),
+        ("nvidia", "CoRIM signing", False),
     ]
 
 
@@ -34,6 +36,13 @@ def test_root_that_is_not_pinned_is_rejected_by_its_fingerprint():
 def test_root_of_another_vendor_does_not_count():
     with pytest.raises(SignatureError, match="pinned nvidia roots"):
         with_development([anchor()]).find("nvidia", ROOT)
+
+
+def test_root_for_another_purpose_does_not_count_where_one_is_asked_for():
+    pinned = with_development([anchor()])
+    assert pinned.find("amd", ROOT, product="Milan") == anchor()
+    with pytest.raises(SignatureError, match=r"pinned amd roots \(Genoa\)"):
+        pinned.find("amd", ROOT, product="Genoa")
 
 
 def test_development_anchor_must_be_labelled_mock():
