@@ -35,5 +35,5 @@ def baselines(data_dir: Path, *, rounds: int, epochs: int, seed: int) -> dict[st
 
 if __name__ == "__main__":
     chosen = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    for name, score in baselines(Path(sys.argv[1]), rounds=5, epochs=6, seed=chosen).items():
+    for name, score in baselines(Path(sys.argv[1]), rounds=5, epochs=10, seed=chosen).items():
         print(f"{name:12} {score:.3f}")

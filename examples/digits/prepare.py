@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 SITES = ("hospital-a", "hospital-b", "hospital-c", "hospital-d")
 SHARES = (0.07, 0.17, 0.31, 0.45)  # of the samples that are not held out, site by site
-SKEW = 0.5  # standard deviation of the logarithm of a site's appetite for a digit; 0 gives every site the same mixture
+SKEW = 0.7  # standard deviation of the logarithm of a site's appetite for a digit; 0 gives every site the same mixture
 DIGITS = 10
 
 Floats = npt.NDArray[np.float64]

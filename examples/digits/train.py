@@ -6,7 +6,7 @@ import fl_runtime.client as flare
 
 flare.init()
 config = flare.get_config()
-epochs, seed = config["args"].get("epochs", 6), config["args"].get("seed", 0)
+epochs, seed = config["args"].get("epochs", 10), config["args"].get("seed", 0)
 features, labels = load(config["data"])
 held = len(labels) // 10  # kept for scoring the model that arrives
 model = Net(seed)

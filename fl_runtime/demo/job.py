@@ -16,7 +16,7 @@ from policies.files import write_atomically
 from provisioning.toml import toml_text
 
 METRIC = "accuracy"
-EPOCHS = 6  # of each site in each round
+EPOCHS = 10  # of each site in each round
 _CODE = ("train.py", "model.py")
 
 
