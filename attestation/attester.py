@@ -215,7 +215,7 @@ class SocketAttester:
             ) from error
         except OSError as error:
             raise AttesterUnavailableError(
-                f"no TEE device at {self.path}: {NOT_THERE_HINT} ({error.strerror or error})"
+                f"no TEE device at {self.path}: {error.strerror or error}", hint=NOT_THERE_HINT
             ) from error
         except MalformedDocumentError as error:
             raise AttesterUnavailableError(f"TEE device at {self.path} gave no usable answer: {error}") from error

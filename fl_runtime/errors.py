@@ -33,7 +33,7 @@ class ArraysError(FederationError):
 class TrainerError(FederationError):
     """The user's own script raised. The message is one line that names the place:
 
-    `train.py:41 ZeroDivisionError: division by zero (site hospital-a, round 3)`
+    `train.py:41 ZeroDivisionError: division by zero (site hospital-a, round 3)`, rounds counted from 1
 
     What the exception says was written by the script and may quote data: it stays at the site.
 
@@ -60,9 +60,13 @@ class TrainerError(FederationError):
         detail: str,
         traceback: str = "",
     ) -> None:
-        when = "before its first round" if round_number is None else f"round {round_number}"
+        # Whoever follows a job reads of its rounds from 1 on.
+        when = "before its first round" if round_number is None else f"round {round_number + 1}"
         what = f"{exception}: {detail}" if detail else exception
-        super().__init__(f"{file.rpartition('/')[2]}:{line} {what} (site {site}, {when})")
+        super().__init__(
+            f"{file.rpartition('/')[2]}:{line} {what} (site {site}, {when})",
+            hint="correct the script, then submit the job again",
+        )
         self.site = site
         self.round_number = round_number
         self.file = file

@@ -10,14 +10,16 @@ from typing import Any
 
 import grpc
 
-from attestation.channel.caller import Administrator, AttestedPeer, Caller, CallerPolicy, identify
+from attestation.channel.caller import Administrator, AttestedPeer, Caller, CallerPolicy, Holder, holder_of
 from attestation.channel.status import status_of, trailer_of
 from attestation.errors import UnattestedPeerError
 from policies.errors import CloisterError, DeniedError
+from policies.root import Root
 
 logger = logging.getLogger(__name__)
 
 RECHECK_SECONDS = 10.0
+MOST_HOLDERS = 4096  # certificates that are remembered
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
@@ -56,6 +58,8 @@ class Edge(grpc.aio.ServerInterceptor):
         """Check callers against what `policy` returns; None for a port that anybody may call."""
         self._policy = policy
         self._clock = clock
+        self._root: Root | None = None
+        self._holders: dict[bytes, Holder] = {}  # by certificate; under `_root`
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401 - generic in gRPC
         """Wrap the handler of one method."""
@@ -79,6 +83,8 @@ class Edge(grpc.aio.ServerInterceptor):
                 return await inner(request, context)
             except CloisterError as error:
                 return await _abort(context, error)
+            except Exception as error:  # noqa: BLE001 - the edge of a program, as below
+                return await _fail(context, error)
 
         return answer
 
@@ -94,6 +100,8 @@ class Edge(grpc.aio.ServerInterceptor):
                     yield item
             except CloisterError as error:
                 await _abort(context, error)
+            except Exception as error:  # noqa: BLE001 - gRPC would tell the caller what it says, which may quote anything
+                await _fail(context, error)
 
         return answers
 
@@ -103,12 +111,26 @@ class Edge(grpc.aio.ServerInterceptor):
         certificates = context.auth_context().get("x509_pem_cert", [])
         if len(certificates) != 1:
             raise UnattestedPeerError("the caller presented no certificate")
-        _caller.set(identify(certificates[0], self._policy(), now=self._clock()))
+        policy = self._policy()
+        _caller.set(self._holder(certificates[0], policy.root).admit(policy, now=self._clock()))
+
+    def _holder(self, certificate_pem: bytes, root: Root) -> Holder:
+        """Verify a certificate once under one root: four signatures would be most of the cost of a small call."""
+        if self._root is not root or len(self._holders) >= MOST_HOLDERS:
+            self._root, self._holders = root, {}
+        if certificate_pem not in self._holders:
+            self._holders[certificate_pem] = holder_of(certificate_pem, root)
+        return self._holders[certificate_pem]
 
 
 async def _abort(context: Any, error: CloisterError) -> None:  # noqa: ANN401 - grpc is untyped here
     logger.info("call refused", extra={"code": error.code, "reason": error.message})
     await context.abort(status_of(error), error.message[:1000], trailer_of(error))
+
+
+async def _fail(context: Any, error: Exception) -> None:  # noqa: ANN401 - grpc is untyped here
+    logger.error("call failed", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "this program has failed; its own log says why")
 
 
 def utc_now() -> datetime:

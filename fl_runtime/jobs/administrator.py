@@ -33,6 +33,7 @@ from fl_runtime.jobs.compose import ComposedJob, compose
 from fl_runtime.jobs.credentials import AdministratorSettings, Credentials, load_credentials
 from fl_runtime.jobs.job_file import JobPackage
 from fl_runtime.jobs.keystore import KEY_BYTES
+from fl_runtime.jobs.narrate import has_ended
 from fl_runtime.transport.federation_pb2 import JobEvent, JobSummary
 from policies.errors import CloisterError, UsageError
 from policies.files import write_atomically
@@ -118,7 +119,9 @@ class Session:
                 async with self._server() as server:
                     async for event in server.watch(job_id):
                         lost = None
-                        if event.number == expected:  # those before it were told before the server was lost
+                        # Those before the expected one were told before the server was lost. A server that was restarted
+                        # tells the end alone, as its first event.
+                        if event.number == expected or has_ended(event):
                             expected += 1
                             yield event
             except CloisterError as error:

@@ -68,6 +68,11 @@ def as_json(event: JobEvent) -> str:
     return json.dumps(fields | {name: value for name, value in told.items() if value})
 
 
+def has_ended(event: JobEvent) -> bool:
+    """Whether this event says how a job has ended."""
+    return event.kind == "state" and event.state in ENDED
+
+
 def failure_of(event: JobEvent | None, *, cause: JobEvent | None) -> CloisterError | None:
     """Return the error that a job's last event stands for, or None if the job has completed.
 
@@ -75,7 +80,7 @@ def failure_of(event: JobEvent | None, *, cause: JobEvent | None) -> CloisterErr
         event: The last one; None if there was none.
         cause: The last failure that was told before it.
     """
-    if event is None or event.kind != "state" or event.state not in ENDED:
+    if event is None or not has_ended(event):
         return JobFailedError("the server stopped telling about the job before it had ended", hint="watch it again")
     if event.state == "completed":
         return None

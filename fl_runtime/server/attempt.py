@@ -8,6 +8,7 @@ site it waits for has answered or is gone, or until its deadline; what the answe
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from fl_runtime.server.bell import Bell
 from fl_runtime.server.sites import SiteLink, Sites
 from fl_runtime.transport import federation_pb2 as pb
 from fl_runtime.transport.spool import Spool, SpooledSum
+from policies.errors import DeniedError
+
+logger = logging.getLogger(__name__)
 
 STEP_SECONDS = 30.0  # for steps that only exchange keys and signatures
 
@@ -57,6 +61,7 @@ class Attempt:
     _answered: dict[Step, set[str]] = field(default_factory=lambda: {step: set() for step in Step})
     _counting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _closed: bool = False  # uploads
+    _aborted: str | None = None
 
     def __post_init__(self) -> None:
         self._round = ServerRound(context=self.context, cohort=self.cohort, parameters=self.parameters)
@@ -68,6 +73,7 @@ class Attempt:
 
         Raises:
             AggregationError: The message is not what this step takes; the site is told.
+            DeniedError: It is another site's message.
         """
         match answer.WhichOneof("what"):
             case "advertise":
@@ -93,8 +99,11 @@ class Attempt:
             AggregationError: The message is forged, or names another vector.
             TransportError: Bytes are missing or differ.
             PeerTooLateError: The uploads are closed.
+            DeniedError: It is another site's message.
         """
-        body = Signed.parse(answer.message).verify(Step.MASKED, context=self.context, cohort=self.cohort)
+        signed = Signed.parse(answer.message)
+        self._require_sender(site, signed)
+        body = signed.verify(Step.MASKED, context=self.context, cohort=self.cohort)
         async with self._counting:
             if self._closed:
                 raise PeerTooLateError(f"{site} is too late for round {self.context.round}: its uploads are closed")
@@ -106,11 +115,17 @@ class Attempt:
             self.announced[site] = Announced(
                 metrics=dict(answer.metrics), clipped=answer.clipped, seconds=answer.seconds
             )
+        logger.info("update counted", extra={"job": self.context.job, "round": self.context.round, "site": site})
         self._bell.ring()
 
     def may_upload(self, site: str) -> bool:
         """Whether a vector of `site` is still taken."""
         return not self._closed and site in self._answered[Step.SHARE]
+
+    def abort(self, reason: str) -> None:
+        """Let no step be waited for any more."""
+        self._aborted = reason
+        self._bell.ring()
 
     def ring(self) -> None:
         """Look again: something outside has changed."""
@@ -129,7 +144,7 @@ class Attempt:
 
         Raises:
             BelowThresholdError: Too few sites are left, which names who is missing.
-            JobFailedError: A site's script raised.
+            JobFailedError: A site's script raised, or the job was aborted.
             SiteLostError: The witnesses did not cosign in time.
         """
         with self.sites.rings(self._bell):
@@ -173,7 +188,7 @@ class Attempt:
         """Wait until each of `expected` has answered `step`, failed or is gone; a script that raised fails the job."""
 
         def settled() -> bool:
-            self._raise_script_errors()
+            self._raise_if_over()
             return all(site in self._answered[step] or self._is_out(site) for site in expected)
 
         await self._bell.until(settled, deadline=time.monotonic() + max(0.0, seconds))
@@ -181,17 +196,22 @@ class Attempt:
     def _is_out(self, site: str) -> bool:
         return site in self.failures or self.sites.is_gone(self.links[site])
 
-    def _raise_script_errors(self) -> None:
+    def _raise_if_over(self) -> None:
+        if self._aborted is not None:
+            raise JobFailedError(self._aborted)
         for failure in self.failures.values():
             if failure.phase == "train":
                 raise JobFailedError(failure.message, hint=failure.hint or None)
 
     def _take(self, step: Step, site: str, receive: Callable[[bytes], str], raw: bytes) -> None:
-        sender = Signed.parse(raw).sender
-        if sender != site:
-            raise PeerTooLateError(f"{site} sent a message that {sender} signed")
+        self._require_sender(site, Signed.parse(raw))
         receive(raw)
         self._answered[step].add(site)
+
+    @staticmethod
+    def _require_sender(site: str, signed: Signed) -> None:
+        if signed.sender != site:
+            raise DeniedError(f"{site} sent a message that {signed.sender} signed")
 
     def _tell(
         self, sites: Iterable[str], step: int, *, messages: Iterable[bytes] = (), named: Iterable[str] = ()

@@ -53,7 +53,7 @@ class FederationEdge(rpc.FederationServicer):
     async def Answer(self, request: pb.SiteAnswer, context: Any) -> pb.AnswerReply:  # noqa: ANN401, N802, ARG002
         """Take what a site answers."""
         link = self._link(attested_caller(role="site"))
-        job = self._jobs.job(request.job_id)
+        job = self._jobs.job_of(request.job_id, site=link.site)
         if request.WhichOneof("what") == "masked":
             await job.attempt(request.round, request.attempt).count(link.site, request.masked)
         else:
@@ -72,7 +72,7 @@ class FederationEdge(rpc.FederationServicer):
         link = self._link(attested_caller(role="site"))
         received = 0
         async for chunk in request_iterator:
-            attempt = self._jobs.job(chunk.job_id).attempt(chunk.round, chunk.attempt)
+            attempt = self._jobs.job_of(chunk.job_id, site=link.site).attempt(chunk.round, chunk.attempt)
             if not attempt.may_upload(link.site):
                 raise JobError(f"no vector of {link.site} is taken in round {chunk.round} attempt {chunk.attempt}")
             if chunk.data:
@@ -129,7 +129,8 @@ class JobsEdge(rpc.JobsServicer):
 
     async def Abort(self, request: pb.AbortRequest, context: Any) -> pb.AbortReply:  # noqa: ANN401, N802, ARG002
         """End a job."""
-        self._jobs.job(request.job_id).abort(f"aborted by {administrator().name}")
+        caller = administrator()
+        self._jobs.job(request.job_id).abort(f"aborted by {caller.name}")
         return pb.AbortReply()
 
     async def List(self, request: pb.ListRequest, context: Any) -> pb.ListReply:  # noqa: ANN401, N802, ARG002

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +22,9 @@ import numpy as np
 
 from attestation.errors import AttestationError
 from attestation.node import Node
+from attestation.retry import persistently
 from attestation.witnessing import Watched, witness_name
-from fl_runtime.arrays import Layout, decode, encode, flatten, unflatten
+from fl_runtime.arrays import Layout, ModelArrays, decode, encode, flatten, unflatten
 from fl_runtime.errors import JobFailedError, JobRefusedError
 from fl_runtime.federation import Total, Train
 from fl_runtime.jobs.model_blob import open_model, seal_model
@@ -50,6 +52,9 @@ from policies.documents import Envelope
 from policies.errors import CloisterError
 from policies.job_manifest import APPROVAL_KIND, JobApproval, JobManifest, job_digest
 
+logger = logging.getLogger(__name__)
+
+MAX_ABANDONED_ROUNDS = 3  # in a row; then the job fails
 SEGMENT = "model"  # the one segment of a vector that averaging has
 WORKFLOWS = {"fedavg": fedavg}
 
@@ -65,6 +70,17 @@ class Surroundings:
     register: JobRegister
     blobs: Blobs
     scratch: Path
+    park_after_seconds: float  # a job waits so long for sites before it says for whom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A model that a round begins with, sealed and durable."""
+
+    digest: bytes  # `model_hash`, 32 bytes
+    round: int  # that begins with it, from 0
+    blob: bytes  # its name, 32 bytes
+    size: int  # of the blob
 
 
 @dataclass(eq=False)
@@ -80,13 +96,15 @@ class Job:
     state: str = "submitted"
     reason: str = ""
     rounds_done: int = 0
-    model_blob: bytes | None = None  # of the newest committed model
     _bell: Bell = field(default_factory=Bell)
     _approvals: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # site -> (boot, envelope)
     _refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _ready: dict[str, bytes] = field(default_factory=dict)  # site -> boot
     _attempt: Attempt | None = None
-    _round_blob: bytes | None = None  # the sealed model that sites train on
+    _unmask_asked: bool = False  # in the open attempt
+    _abandoned_rounds: int = 0  # in a row
+    _offered: StoredModel | None = None  # what sites train on
+    _newest: StoredModel | None = None  # what the last round has made
     _key: SealingKey | None = None
     _aborted: str | None = None
     _loop: asyncio.AbstractEventLoop = field(init=False)
@@ -149,7 +167,7 @@ class Job:
 
     def serves(self, blob: bytes) -> bool:
         """Whether a blob is part of this job: its code, or the model of the open round."""
-        return blob in {self.code, self._round_blob}
+        return blob == self.code or (self._offered is not None and blob == self._offered.blob)
 
     def ring(self) -> None:
         """Look again: something outside has changed."""
@@ -162,10 +180,7 @@ class Job:
         self._aborted = reason
         self._bell.ring()
         if self._attempt is not None:
-            self._attempt.failures["administrator"] = pb.Failure(
-                message=reason, phase="train", code="federation.aborted"
-            )
-            self._attempt.ring()
+            self._attempt.abort(reason)
 
     # --- its life ---
 
@@ -176,6 +191,9 @@ class Job:
                 await self._run()
         except CloisterError as error:
             await self._end("aborted" if self._aborted else "failed", error.message, code=error.code, hint=error.hint)
+        except Exception as error:  # the edge of a job: whoever follows it is told, other jobs go on
+            logger.critical("job ended by an error of the server itself", extra={"job": self.job_id}, exc_info=error)
+            await self._end("failed", f"the server failed: {type(error).__name__}: {error}", code="server")
         finally:
             self._key = None
 
@@ -217,12 +235,11 @@ class Job:
         for link in self.around.sites.present(self.manifest.sites):
             self._offer(link)
 
-        def decided() -> bool:
-            self._raise_if_aborted()
+        def approved() -> tuple[SiteLink, ...]:
             self._raise_if_refused()
-            return len(self._present(self._approvals_by_boot())) >= self.manifest.min_sites
+            return self._present(self._approvals_by_boot())
 
-        await self._wait_for(decided, lambda: self._present(self._approvals_by_boot()), what="approval")
+        await self._wait_for(approved, what="to approve the job", all_connected=True)
 
     def _offer(self, link: SiteLink) -> None:
         link.send(pb.Instruction(offer=pb.JobOffer(job_id=self.job_id, manifest=self.envelope.encode())))
@@ -257,14 +274,18 @@ class Job:
 
     async def _fetch_key(self) -> SealingKey:
         node, manifest = self.around.node, self.manifest
-        identity = await self.around.greeter.attest_for_release()
-        secret = await node.enrolment.fetch_key(
-            identity,
-            key_id=manifest.model.key_id,
-            job=self.envelope,
-            approvals=[raw for _, raw in self._approvals.values()],
-            purpose="aggregate",
-        )
+
+        async def fetch() -> bytes:
+            self._raise_if_aborted()
+            return await node.enrolment.fetch_key(
+                await self.around.greeter.attest_for_release(),
+                key_id=manifest.model.key_id,
+                job=self.envelope,
+                approvals=[raw for _, raw in self._approvals.values()],
+                purpose="aggregate",
+            )
+
+        secret = await persistently(fetch, what=f"the release of {self.job_id}'s key", say=logger.warning)
         await self.events.add(pb.JobEvent(kind="key", text=node.name, sites=[node.name]))
         return SealingKey(id=manifest.model.key_id, secret=secret)
 
@@ -278,16 +299,13 @@ class Job:
     async def _start_sites(self) -> None:
         for link in self._present(self._approvals_by_boot()):
             self._start(link)
-        announced: set[str] = set()
 
-        def ready() -> bool:
-            self._raise_if_aborted()
+        def ready() -> tuple[SiteLink, ...]:
             self._raise_if_refused()
-            return len(self._present(self._ready)) >= self.manifest.min_sites
+            return self._present(self._ready)
 
-        await self._wait_for(ready, lambda: self._present(self._ready), what="being ready")
-        for site in sorted(set(self._ready) - announced):
-            await self.events.add(pb.JobEvent(kind="key", text=site, sites=[site]))
+        for link in await self._wait_for(ready, what="to be ready", all_connected=True):
+            await self.events.add(pb.JobEvent(kind="key", text=link.site, sites=[link.site]))
 
     def _start(self, link: SiteLink) -> None:
         approvals = [raw for _, raw in self._approvals.values()]
@@ -298,18 +316,35 @@ class Job:
         return tuple(link for link in self.around.sites.present(boots) if boots[link.site] == link.boot)
 
     async def _wait_for(
-        self, holds: Callable[[], bool], here: Callable[[], tuple[SiteLink, ...]], *, what: str
-    ) -> None:
-        """Wait as long as it takes; after a moment, say for whom."""
-        if await self._bell.until(holds, deadline=time.monotonic() + 5):
-            return
+        self, here: Callable[[], tuple[SiteLink, ...]], *, what: str, all_connected: bool = False
+    ) -> tuple[SiteLink, ...]:
+        """Wait until enough sites are `here`, as long as it takes, and return them; after a moment, say who is missing.
+
+        With `all_connected`, those that are connected and have not refused are worth that moment too: a job that could do
+        without one of them would otherwise begin without whoever answers last.
+
+        Raises:
+            JobFailedError: The job was aborted.
+        """
+
+        def enough() -> bool:
+            self._raise_if_aborted()
+            return len(here()) >= self.manifest.min_sites
+
+        def all_here() -> bool:
+            asked = self.around.sites.present(set(self.manifest.sites) - set(self._refusals))
+            return enough() and (not all_connected or set(asked) <= set(here()))
+
+        if await self._bell.until(all_here, deadline=time.monotonic() + self.around.park_after_seconds) or enough():
+            return here()
         before = self.state
         missing = sorted(set(self.manifest.sites) - {link.site for link in here()} - set(self._refusals))
-        text = f"waiting for {what} of {', '.join(missing)}: {len(here())} of at least {self.manifest.min_sites} sites are here"
+        text = f"waiting for {', '.join(missing)} {what}: {len(here())} of at least {self.manifest.min_sites} sites are here"
         await self._enter("parked", text)
         await self.events.add(pb.JobEvent(kind="waiting", text=text, sites=missing))
-        await self._bell.until(holds, deadline=None)
+        await self._bell.until(enough, deadline=None)
         await self._enter(before, text=f"{', '.join(missing)} returned")
+        return here()
 
     # --- 4 rounds ---
 
@@ -319,34 +354,62 @@ class Job:
 
     async def _round(self, task: Train) -> Total:
         started = time.monotonic()
-        key = self._required_key()
-        encoded = await asyncio.to_thread(encode, task.model, self.layout)
-        sealed = await asyncio.to_thread(
-            seal_model,
-            encoded,
-            key,
-            trust_domain=self.manifest.trust_domain,
-            job=self.job_id,
-            round_number=task.round,
-        )
-        blob = self._round_blob = await asyncio.to_thread(self.around.blobs.put, sealed)
+        offered = self._offered = await asyncio.to_thread(self._store, task.model, task.round)
         for number in range(1, MAX_ATTEMPTS + 1):
             try:
-                attempt, total = await self._try(
-                    task, number, model_digest=model_hash(self.layout, encoded), blob=blob, size=len(sealed)
-                )
+                attempt, total = await self._try(task, number, offered)
             except AggregationError as error:
                 await self._abandon(task, number, error)
+                if self._unmask_asked:  # sites answer for one set of survivors a round: no further attempt can succeed
+                    break
                 continue
-            return await self._commit(task, attempt, total, started=started, model_bytes=len(sealed))
-        raise JobFailedError(
-            f"round {task.round + 1} was abandoned {MAX_ATTEMPTS} times; the model stays as it was",
-            hint="see the record for why; submit the job again when all sites are well",
-        )
+            self._abandoned_rounds = 0
+            return await self._commit(task, attempt, total, offered, started=started)
+        return await self._leave_model(task, offered)
 
-    async def _try(
-        self, task: Train, number: int, *, model_digest: bytes, blob: bytes, size: int
-    ) -> tuple[Attempt, Sum]:
+    async def _leave_model(self, task: Train, offered: StoredModel) -> Total:
+        """The round is lost: the model stays as it was, and the next round trains again.
+
+        Raises:
+            JobFailedError: Too many rounds in a row were lost.
+        """
+        self._abandoned_rounds += 1
+        if self._abandoned_rounds == MAX_ABANDONED_ROUNDS:
+            raise JobFailedError(
+                f"{MAX_ABANDONED_ROUNDS} rounds in a row were abandoned, round {task.round + 1} the last of them",
+                hint="see the record for why; submit the job again when all sites are well",
+            )
+        if self._newest is not None:
+            await self._keep(await asyncio.to_thread(self._store, task.model, task.round + 1), offered)
+        text = f"round {task.round + 1} was lost: the model stays as it was, the next round trains again"
+        await self.events.add(pb.JobEvent(kind="waiting", text=text))
+        return Total(model=task.model, sample_count=0.0, survivors=(), clipped=0, metrics={})
+
+    async def _keep(self, newest: StoredModel, before: StoredModel) -> None:
+        """Take `newest` as what the rounds so far have led to; the model before it is let go."""
+        self.rounds_done, self._newest = newest.round, newest
+        await asyncio.to_thread(
+            self.around.register.commit_round, self.job_id, rounds_done=newest.round, model=newest.blob
+        )
+        await asyncio.to_thread(self.around.blobs.discard, before.blob)
+
+    def _store(self, model: ModelArrays, round_number: int) -> StoredModel:
+        """Seal the model that a round begins with, durably; the one that the round before has stored is used again."""
+        encoded = encode(model, self.layout)
+        digest = model_hash(self.layout, encoded)
+        newest = self._newest
+        if newest is not None and (newest.digest, newest.round) == (digest, round_number):
+            return newest
+        sealed = seal_model(
+            encoded,
+            self._required_key(),
+            trust_domain=self.manifest.trust_domain,
+            job=self.job_id,
+            round_number=round_number,
+        )
+        return StoredModel(digest=digest, round=round_number, blob=self.around.blobs.put(sealed), size=len(sealed))
+
+    async def _try(self, task: Train, number: int, offered: StoredModel) -> tuple[Attempt, Sum]:
         links = await self._cohort()
         cohort = Cohort.of(
             Member(
@@ -358,7 +421,7 @@ class Job:
             job=self.job_id,
             round_number=task.round,
             attempt=number,
-            model_hash=model_digest,
+            model_hash=offered.digest,
             cohort=cohort,
             parameters=self.parameters,
         )
@@ -370,6 +433,7 @@ class Job:
             length=self.parameters.words,
             new_digest=new_vector_digest,
         )
+        self._unmask_asked = False
         attempt = self._attempt = Attempt(
             context=context,
             cohort=cohort,
@@ -383,7 +447,7 @@ class Job:
             action="round.open",
             object=", ".join(cohort.names),
             round=task.round,
-            digests={"model": model_digest, "cohort": cohort.digest(), "params": self.parameters.digest()},
+            digests={"model": offered.digest, "cohort": cohort.digest(), "params": self.parameters.digest()},
         )
         self._cosign_sizes.append(await self.around.watched.publish())
         members = [pb.CohortMember(site=link.site, boot=link.boot, jti=link.result.jti) for link in links]
@@ -392,8 +456,8 @@ class Job:
                 job_id=self.job_id,
                 round=task.round,
                 attempt=number,
-                model_blob=blob,
-                model_blob_size=size,
+                model_blob=offered.blob,
+                model_blob_size=offered.size,
                 cohort=members,
             )
             link.send(pb.Instruction(round_open=opening))
@@ -408,13 +472,7 @@ class Job:
 
     async def _cohort(self) -> tuple[SiteLink, ...]:
         """The sites that open the next attempt: all that are ready and here, and no fewer than the job asks for."""
-
-        def enough() -> bool:
-            self._raise_if_aborted()
-            return len(self._present(self._ready)) >= self.manifest.min_sites
-
-        await self._wait_for(enough, lambda: self._present(self._ready), what="the return")
-        return self._present(self._ready)
+        return await self._wait_for(lambda: self._present(self._ready), what="to return")
 
     def _is_witnessed(self, sites: Sequence[str]) -> bool:
         """Whether more than half of these sites have cosigned the log as it stood at most two rounds ago."""
@@ -425,6 +483,7 @@ class Job:
 
     def _before_unmask(self, attempt: Attempt, masked: SpooledSum, survivors: tuple[str, ...]) -> None:
         """Make the masked sum durable, and put the unmask into the record, before any site is asked."""
+        self._unmask_asked = True
         path = self.around.scratch / f"{self.job_id}.sum"
         digest = masked.save(path, self._required_key(), context=attempt.context.encode())
         self.around.node.log.append_critical(
@@ -452,33 +511,22 @@ class Job:
             pb.JobEvent(kind="waiting", text=f"round {task.round + 1} attempt {number} abandoned: {error.message}")
         )
 
-    async def _commit(self, task: Train, attempt: Attempt, total: Sum, *, started: float, model_bytes: int) -> Total:
+    async def _commit(
+        self, task: Train, attempt: Attempt, total: Sum, offered: StoredModel, *, started: float
+    ) -> Total:
         means = await asyncio.to_thread(decode_sum, total)
         base = await asyncio.to_thread(flatten, task.model, self.layout)
         base += means.segments[SEGMENT]
         model = unflatten(base, self.layout, task.model)
-        encoded = await asyncio.to_thread(encode, model, self.layout)
-        key = self._required_key()
-        sealed = await asyncio.to_thread(
-            seal_model,
-            encoded,
-            key,
-            trust_domain=self.manifest.trust_domain,
-            job=self.job_id,
-            round_number=task.round + 1,
-        )
-        blob = await asyncio.to_thread(self.around.blobs.put, sealed)
+        stored = await asyncio.to_thread(self._store, model, task.round + 1)
         await self._record(
             action="round.commit",
             object=", ".join(total.survivors),
             round=task.round,
             decision="allow",
-            digests={"model": model_hash(self.layout, encoded)},
+            digests={"model": stored.digest},
         )
-        self.rounds_done, self.model_blob = task.round + 1, blob
-        await asyncio.to_thread(
-            self.around.register.commit_round, self.job_id, rounds_done=self.rounds_done, model=blob
-        )
+        await self._keep(stored, offered)
         (self.around.scratch / f"{self.job_id}.sum").unlink(missing_ok=True)
         await self._close_round(task, attempt.context.attempt, "committed", "")
         metrics = self._metrics(attempt, total.survivors)
@@ -488,7 +536,7 @@ class Job:
             rounds=self.manifest.rounds,
             sites=total.survivors,
             bytes_up=attempt.bytes_up,
-            bytes_down=model_bytes * len(attempt.links),
+            bytes_down=offered.size * len(attempt.links),
             seconds=time.monotonic() - started,
             text="; ".join(f"{site}: {failure.message}" for site, failure in attempt.failures.items()),
         )
@@ -520,19 +568,21 @@ class Job:
     # --- 5 release ---
 
     async def _release_model(self) -> None:
-        blob = self.model_blob
-        if blob is None:
+        newest = self._newest
+        if newest is None:
             raise JobFailedError("the job ended without a model")
         await self.around.watched.publish()
         deadline = time.monotonic() + STEP_SECONDS
         if not await self._bell.until(lambda: self._is_witnessed(self.manifest.sites), deadline=deadline):
-            raise JobFailedError("fewer than half of the sites have cosigned the server's log: the model is not released")
+            raise JobFailedError(
+                "fewer than half of the sites have cosigned the server's log: the model is not released"
+            )
         await self._record(
             action="model.release",
             object=self.manifest.submitter,
             round=self.rounds_done - 1,
             decision="allow",
-            digests={"blob": blob},
+            digests={"blob": newest.blob},
         )
         await self._end("completed", "")
 

@@ -97,6 +97,18 @@ class Jobs:
             raise JobError(f"there is no job {job_id[:64]!r}", hint="`cloister job list` names those that there are")
         raise JobError(f"{job_id} has {row.state}: {row.reason or 'it ended before this server was started'}")
 
+    def job_of(self, job_id: str, *, site: str) -> Job:
+        """A job of this boot that `site` takes part in.
+
+        Raises:
+            JobError: As for `job`.
+            DeniedError: The site is not in the job.
+        """
+        job = self.job(job_id)
+        if site not in job.manifest.sites:
+            raise DeniedError(f"{site} is not a site of {job_id}")
+        return job
+
     async def follow(self, job_id: str) -> AsyncIterator[pb.JobEvent]:
         """Yield the events of a job; of one that ended before this boot, only its end."""
         row = await asyncio.to_thread(self._around.register.job, job_id)
@@ -141,8 +153,7 @@ class Jobs:
         Raises:
             DeniedError: The site is not in the job, or the blob is not of it.
         """
-        job = self.job(job_id)
-        if site not in job.manifest.sites or not job.serves(name):
+        if not self.job_of(job_id, site=site).serves(name):
             raise DeniedError(f"{site} may not have blob {name.hex()[:16]} of {job_id}")
 
     def ring(self) -> None:

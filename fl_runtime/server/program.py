@@ -12,7 +12,7 @@ from attestation.channel.caller import CallerPolicy
 from attestation.channel.credentials import SERVER_OPTIONS, RotatingServerCredentials, pem
 from attestation.channel.interceptor import Edge, utc_now
 from attestation.node import Node, start_node
-from attestation.program import bind, keep_log, until_stopped
+from attestation.program import bind, keep_log, require_free, unless_stopped, until_stopped
 from attestation.retry import persistently
 from attestation.witnessing import Watched
 from fl_runtime.server.blobs import Blobs
@@ -35,14 +35,21 @@ async def serve(settings: ServerSettings, *, say: Callable[[str], None]) -> None
         settings: From the settings file.
         say: Tells the person at the terminal.
     """
+    require_free(settings.listen)
     async with AsyncExitStack() as stack:
         node = start_node(settings.node(), clock=utc_now)
         stack.callback(node.log.release)
         if node.enrolment.role != "server":
-            raise UsageError(f"{settings.kit} is the kit of a {node.enrolment.role}, expected one of a server")
+            raise UsageError(
+                f"{settings.kit} is the kit of a {node.enrolment.role}, expected one of a server",
+                hint="name this program's own kit in its settings file",
+            )
         watched = Watched(node.log)
         await stack.enter_async_context(keep_log(node.log, watched))
-        await persistently(node.attest, what="attestation", say=say)
+        stopped = asyncio.create_task(until_stopped())
+        if not await unless_stopped(persistently(node.attest, what="attestation", say=say), stopped):
+            await asyncio.to_thread(node.log.close)
+            return
 
         register = JobRegister(
             Store.open(settings.state / "jobs.sqlite", owner=node.name, clock=utc_now, migrations=MIGRATIONS)
@@ -62,6 +69,7 @@ async def serve(settings: ServerSettings, *, say: Callable[[str], None]) -> None
                 register=register,
                 blobs=blobs,
                 scratch=scratch,
+                park_after_seconds=settings.park_after_seconds,
             )
         )
         for job_id in await jobs.settle():
@@ -78,7 +86,7 @@ async def serve(settings: ServerSettings, *, say: Callable[[str], None]) -> None
         say(f"server ready at {settings.listen}: {node.describe()}")
         fresh = asyncio.create_task(node.keep_fresh(greeter.renew))
         stack.callback(fresh.cancel)
-        await until_stopped()
+        await stopped
         await jobs.stop()
         await watched.close()  # while the port is open: the witnesses cosign the last head
         sites.close()

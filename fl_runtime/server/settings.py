@@ -22,6 +22,7 @@ class ServerSettings(Settings):
     state: Path
     audit: Path
     return_grace_seconds: int = Field(default=3, ge=0)  # how long a site that lost its connection is still waited for
+    park_after_seconds: int = Field(default=5, ge=0)  # how long a job waits for sites before it says for whom
     max_job_bytes: int = Field(default=8 << 30, gt=0)  # code and model of one submission
 
     def node(self) -> NodeSettings:

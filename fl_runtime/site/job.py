@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attestation.retry import persistently
 from fl_runtime.arrays import Layout
 from fl_runtime.errors import FederationError, JobRefusedError, TrainerError, TrainerLostError
 from fl_runtime.jobs.archive import unpack
@@ -17,7 +18,7 @@ from fl_runtime.secure_aggregation.parameters import FEWEST_ORGANISATIONS, LARGE
 from fl_runtime.site.round import Round, Workplace
 from fl_runtime.site.session import Session
 from fl_runtime.site.trainer import Trainer
-from fl_runtime.site.trainer_spec import TrainerSpec
+from fl_runtime.site.trainer_spec import LOG_NAME, TrainerSpec
 from fl_runtime.transport import federation_pb2 as pb
 from fl_runtime.transport.sealed import SealingKey
 from policies import job_manifest
@@ -72,7 +73,7 @@ class SiteJob:
         finally:
             await self._stop_round()
             if self.place is not None:
-                await asyncio.to_thread(self.place.trainer.stop)
+                await self.place.close()
             await asyncio.to_thread(self._clean_up)
 
     # --- may it run here? ---
@@ -157,15 +158,18 @@ class SiteJob:
             raise JobRefusedError(f"{self.job_id} was not approved here")
         if self.place is not None:
             return await self._say_ready(self.place.trainer)
-        manifest, session = self.manifest, self.session
-        identity = await session.node.attest(purpose="release")
-        secret = await session.node.enrolment.fetch_key(
-            identity,
-            key_id=manifest.model.key_id,
-            job=self.envelope,
-            approvals=list(start.approvals),
-            purpose="train",
-        )
+        manifest, envelope, session = self.manifest, self.envelope, self.session
+
+        async def fetch_key() -> bytes:
+            return await session.node.enrolment.fetch_key(
+                await session.node.attest(purpose="release"),
+                key_id=manifest.model.key_id,
+                job=envelope,
+                approvals=list(start.approvals),
+                purpose="train",
+            )
+
+        secret = await persistently(fetch_key, what=f"the release of {self.job_id}'s key", say=session.say)
         code = await session.uplink.download(self.job_id, sha256=manifest.code.sha256, size=manifest.code.size)
         trainer = await asyncio.to_thread(self._start_trainer, bytes(code), manifest)
         self.place = Workplace.furnish(
@@ -213,14 +217,7 @@ class SiteJob:
 
     def _clean_up(self) -> None:
         """Keep after the job only what the policy lets stay."""
-        if not self._folder.exists():
-            return
-        for path in self._folder.iterdir():
-            if path.name == "trainer.log" and self.session.policy.persist.logs:
-                continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        _empty(self._folder, keep_logs=self.session.policy.persist.logs)
 
     # --- rounds ---
 
@@ -247,6 +244,10 @@ class SiteJob:
             self.session.say(f"round {current.opening.round + 1}: {error.message}")
             await self._record_refusal(error, current.opening)
             await self._fail("sum", error, current.opening)
+        except OSError as error:
+            failed = FederationError(f"this site's disk or memory failed: {error.strerror}")
+            self.session.say(f"round {current.opening.round + 1}: {error}")
+            await self._fail("sum", failed, current.opening)
 
     def _step(self, step: pb.SumStep) -> None:
         current = self._round
@@ -258,7 +259,7 @@ class SiteJob:
         if current is not None and (current.opening.round, current.opening.attempt) == (close.round, close.attempt):
             await self._stop_round()
         if close.outcome == "committed" and self.place is not None:
-            self.place.trained = None
+            self.place.training = None
 
     async def _stop_round(self) -> None:
         work, self._work, self._round = self._work, None, None
@@ -299,6 +300,23 @@ class SiteJob:
 
     async def _answer(self, **what: Any) -> None:  # noqa: ANN401 - one field of SiteAnswer
         await self.session.uplink.answer(pb.SiteAnswer(job_id=self.job_id, **what))
+
+
+def clear_work(work: Path, *, keep_logs: bool) -> None:
+    """Remove what the jobs of a boot that was killed have left in the site's work folder."""
+    for scratch in work.glob("*/scratch"):
+        _empty(scratch.parent, keep_logs=keep_logs)
+
+
+def _empty(folder: Path, *, keep_logs: bool) -> None:
+    if not folder.exists():
+        return
+    for path in folder.iterdir():
+        if path.name == LOG_NAME and keep_logs:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _because(reason: str) -> str:

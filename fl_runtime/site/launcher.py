@@ -130,8 +130,9 @@ def main(arguments: Sequence[str]) -> None:
     preload(arguments[1:])
     # A fork copies one thread: a lock that another thread holds at that moment stays locked in the trainer for ever.
     missing = () if _threads() == 1 else (f"fork from a single thread: {_threads()} threads after {arguments[1:]}",)
-    control.send(Ready(applied=(), missing=missing))
-    Launcher(control).serve()
+    with suppress(TrainerLostError):  # the site is gone before this launcher was ready
+        control.send(Ready(applied=(), missing=missing))
+        Launcher(control).serve()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,11 +14,11 @@ import grpc
 from attestation.channel.interceptor import utc_now
 from attestation.channel.status import UnreachableError, error_of
 from attestation.node import open_site_policy, start_node
-from attestation.program import keep_log, until_stopped
-from attestation.retry import persistently
+from attestation.program import keep_log, unless_stopped, until_stopped
+from attestation.retry import FIRST_WAIT_SECONDS, persistently
 from attestation.service import attestation_pb2 as attestation_pb
 from attestation.witnessing import Witness, witness_file, witness_name
-from fl_runtime.site.job import SiteJob
+from fl_runtime.site.job import SiteJob, clear_work
 from fl_runtime.site.peers import Peers
 from fl_runtime.site.server_link import ServerAddress, ServerGate, ServerLink
 from fl_runtime.site.session import SavedMemory, Session, Uplink
@@ -45,8 +46,12 @@ async def serve(settings: SiteSettings, *, say: Callable[[str], None]) -> None:
         node = start_node(settings.node(), clock=utc_now)
         stack.callback(node.log.release)
         if node.enrolment.role != "site":
-            raise UsageError(f"{settings.kit} is the kit of a {node.enrolment.role}, expected one of a site")
+            raise UsageError(
+                f"{settings.kit} is the kit of a {node.enrolment.role}, expected one of a site",
+                hint="name this program's own kit in its settings file",
+            )
         policy = open_site_policy(node.documents, now=utc_now())
+        clear_work(settings.work, keep_logs=policy.persist.logs)
         launcher = TrainerLauncher.start(preload=settings.preload)  # imports torch while this site attests
         stack.push_async_callback(asyncio.to_thread, launcher.close)
         await stack.enter_async_context(keep_log(node.log))
@@ -64,14 +69,9 @@ async def serve(settings: SiteSettings, *, say: Callable[[str], None]) -> None:
             say=say,
         )
         site = Site(session, say=say)
-        running = asyncio.create_task(site.run())
         try:
-            await asyncio.wait({stopped, running}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()  # it runs for ever: what ended it is an error
+            await unless_stopped(site.run(), stopped)  # it runs for ever: what ends it is an error
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
             await site.stop()
             await asyncio.to_thread(node.log.close)
 
@@ -88,6 +88,7 @@ class Site:
         settings = session.settings
         address = ServerAddress(node=settings.server_node, address=settings.server)
         self._gate = ServerGate(session.node, session.policy, address)
+        self._server_boot: bytes | None = None  # whose jobs these are
 
     async def run(self) -> None:
         """Attest, then stay connected for as long as the program runs."""
@@ -104,31 +105,45 @@ class Site:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._jobs.clear()
 
     # --- the server ---
 
     async def _stay_connected(self) -> None:
         while True:
             await persistently(self._attend, what="the connection to the server", say=self._say)
+            await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS))  # noqa: S311 - jitter: all sites lost it at once
 
     async def _attend(self) -> None:
-        """Hold one link until it breaks."""
+        """Hold one link until it breaks. Only a link that never came up is an error: waits grow over those alone.
+
+        Raises:
+            CloisterError: No link came up, or the server ended it for a reason that will not pass.
+        """
         async with self._gate.open() as link:
             server = link.server
             mock = " (mock TEE)" if server.claims.mock else ""
             self._say(f"server {server.result.node} verified by this site{mock}: channel open")
+            await self._forget_jobs_of_another_boot(server.claims.core.boot)
             self._session.uplink.connect(link)
             watching = asyncio.create_task(self._witness_server(link))
             try:
                 async for instruction in link.stub.Join(pb.JoinRequest(boot=self._node.keys.boot)):
                     self._dispatch(instruction)
             except grpc.aio.AioRpcError as error:
-                raise error_of(error, what="the server") from error
+                broken = error_of(error, what="the server")
+                if not broken.retryable:
+                    raise broken from error
             finally:
                 self._session.uplink.disconnect()
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
-        raise UnreachableError("the server ended the connection")
+
+    async def _forget_jobs_of_another_boot(self, boot: bytes) -> None:
+        """A server that was restarted has marked its jobs as failed: nobody else tells this site that they are over."""
+        if self._server_boot not in {None, boot}:
+            await self.stop()
+        self._server_boot = boot
 
     def _dispatch(self, instruction: pb.Instruction) -> None:
         what = instruction.WhichOneof("what")
@@ -164,19 +179,28 @@ class Site:
                 await link.stub.Cosign(pb.CosignRequest(size=size, cosignature=line))
         except grpc.aio.AioRpcError as error:
             logger.info("the server's log is not watched", extra={"reason": error.details()})
+        except CloisterError as error:
+            self._say(f"the log of {log} is not cosigned by this site any more: {error.message}")
 
     async def _witness_service(self) -> None:
         witness = self._witness(SERVICE_LOG, self._node.documents.trust.root.service.log_key)
         while True:
             await persistently(lambda: self._watch_service(witness), what="watching the service's log", say=self._say)
+            await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS))  # noqa: S311 - jitter: all sites lost it at once
 
     async def _watch_service(self, witness: Witness) -> None:
-        async with self._node.enrolment.broker(self._node.identity) as broker:
-            request = attestation_pb.WatchLogRequest(old_size=witness.known_size)
-            async for head in broker.WatchLog(request):
-                size, line = await asyncio.to_thread(witness.cosign, head.checkpoint, head.consistency)
-                await broker.Cosign(attestation_pb.CosignRequest(size=size, cosignature=line))
-        raise UnreachableError("the attestation service ended the connection")
+        """Cosign heads until the stream breaks. Only a stream that never gave one is an error."""
+        came = False
+        try:
+            async with self._node.enrolment.broker(self._node.identity) as broker:
+                request = attestation_pb.WatchLogRequest(old_size=witness.known_size)
+                async for head in broker.WatchLog(request):
+                    came = True
+                    size, line = await asyncio.to_thread(witness.cosign, head.checkpoint, head.consistency)
+                    await broker.Cosign(attestation_pb.CosignRequest(size=size, cosignature=line))
+        except UnreachableError:
+            if not came:
+                raise
 
     def _witness(self, log: str, log_key: bytes) -> Witness:
         trust_domain = self._node.documents.trust.root.trust_domain

@@ -24,7 +24,8 @@ from fl_runtime.secure_aggregation.ring import new_vector, vector_digest
 from fl_runtime.secure_aggregation.site import SiteRound
 from fl_runtime.secure_aggregation.stages import ClippedUpdate, RingVector, Update
 from fl_runtime.site.session import Session
-from fl_runtime.site.trainer import FLModelResult, Trainer
+from fl_runtime.site.trainer import Trainer
+from fl_runtime.site.trainer_result import FLModelResult
 from fl_runtime.transport import federation_pb2 as pb
 from fl_runtime.transport.model_hash import model_hash
 from fl_runtime.transport.sealed import SealingKey
@@ -34,6 +35,14 @@ from policies.job_manifest import JobManifest
 SEGMENT = "model"  # the one segment of a vector that averaging has
 ADVERTS, SHARES, SURVIVORS, AGREEMENT = 1, 2, 3, 4  # SumStep.step
 STEP_SECONDS = 120.0  # the server's next word; the step in which the slowest site trains has the job's own time
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of one training."""
+
+    result: FLModelResult
+    seconds: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,9 +55,7 @@ class Workplace:
     key: SealingKey
     trainer: Trainer
     vector: RingVector  # reused
-    trained: tuple[bytes, FLModelResult, float] | None = (
-        None  # model hash, result, seconds: a further attempt reuses it
-    )
+    training: tuple[bytes, asyncio.Task[Trained]] | None = None  # hash of the model, and what comes of it
 
     @classmethod
     def furnish(
@@ -63,6 +70,29 @@ class Workplace:
             trainer=trainer,
             vector=new_vector(parameters),
         )
+
+    def train(self, model: ModelArrays, digest: bytes, *, round_number: int) -> asyncio.Task[Trained]:
+        """Train on a model, or go on with what the trainer does with this very one: attempts share its answer.
+
+        An attempt that ends does not end the training, and nobody has to wait for it; a trainer does one task at a time.
+        """
+        if self.training is not None and self.training[0] == digest and not _has_failed(self.training[1]):
+            return self.training[1]
+        task = asyncio.create_task(asyncio.to_thread(self._train, model, round_number))
+        task.add_done_callback(_has_failed)  # retrieved, whether or not an attempt still waits for it
+        self.training = digest, task
+        return task
+
+    async def close(self) -> None:
+        """End the trainer, in the middle of a task too."""
+        await asyncio.to_thread(self.trainer.stop)
+        if self.training is not None:
+            await asyncio.gather(self.training[1], return_exceptions=True)
+
+    def _train(self, model: ModelArrays, round_number: int) -> Trained:
+        started = time.monotonic()
+        result = self.trainer.train("train", model, round_number=round_number, total_rounds=self.manifest.rounds)
+        return Trained(result, time.monotonic() - started)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,15 +115,10 @@ class Round:
         blob = await session.uplink.download(opening.job_id, sha256=opening.model_blob, size=opening.model_blob_size)
         encoded, model = await asyncio.to_thread(self._open, blob)
         digest = model_hash(place.layout, encoded)
-        training = asyncio.create_task(asyncio.to_thread(self._train, model, digest))
-        try:
-            await self._sum(training, model, digest)
-        finally:
-            await asyncio.gather(training, return_exceptions=True)  # a trainer is never left in the middle of a task
+        training = place.train(model, digest, round_number=opening.round)
+        await self._sum(training, model, digest)
 
-    async def _sum(
-        self, training: asyncio.Task[tuple[FLModelResult, float]], model: ModelArrays, digest: bytes
-    ) -> None:
+    async def _sum(self, training: asyncio.Task[Trained], model: ModelArrays, digest: bytes) -> None:
         opening, session, place = self.opening, self.session, self.place
         self._check_opening()
         cohort = await session.peers.cohort(opening.cohort, place.manifest)
@@ -120,8 +145,8 @@ class Round:
         await self._answer(share=await asyncio.to_thread(secure.share, adverts.messages))
         mailbox = await self._next(SHARES)
 
-        result, seconds = await training
-        update = await asyncio.to_thread(self._clip, result, model)
+        trained = await asyncio.shield(training)
+        update = await asyncio.to_thread(self._clip, trained.result, model)
         masked = await asyncio.to_thread(secure.mask, update, dict(zip(mailbox.sites, mailbox.messages, strict=True)))
         name = await asyncio.to_thread(vector_digest, masked.vector)
         await self._record_sent(name, masked.clipped_count)
@@ -130,9 +155,9 @@ class Round:
         )
         statement = pb.MaskedUpdate(
             message=secure.announce(masked, digest=name),
-            metrics=self._allowed_metrics(result),
+            metrics=self._allowed_metrics(trained.result),
             clipped=masked.clipped_count,
-            seconds=seconds,
+            seconds=trained.seconds,
         )
         await self._answer(masked=statement)
 
@@ -168,17 +193,6 @@ class Round:
             round_number=self.opening.round,
         )
         return encoded, decode(encoded, self.place.layout)
-
-    def _train(self, model: ModelArrays, digest: bytes) -> tuple[FLModelResult, float]:
-        if self.place.trained is not None and self.place.trained[0] == digest:
-            return self.place.trained[1], self.place.trained[2]
-        started = time.monotonic()
-        result = self.place.trainer.train(
-            "train", model, round_number=self.opening.round, total_rounds=self.place.manifest.rounds
-        )
-        seconds = time.monotonic() - started
-        self.place.trained = (digest, result, seconds)
-        return result, seconds
 
     def _clip(self, result: FLModelResult, model: ModelArrays) -> ClippedUpdate:
         if result.params is None or result.sample_count is None:
@@ -224,3 +238,7 @@ class Round:
             digests={"vector": name},
         )
         await asyncio.to_thread(self.session.node.log.append_critical, event)
+
+
+def _has_failed(task: asyncio.Task[Trained]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

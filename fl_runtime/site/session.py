@@ -82,15 +82,19 @@ class Uplink:
             RemoteError: The server does not take it.
         """
         bytes_view = vector.view(np.uint8).data
+        begun = False
 
         def first() -> pb.UploadChunk:
             return pb.UploadChunk(job_id=job_id, round=round_number, attempt=attempt)
 
         async def send(link: ServerLink) -> None:
+            nonlocal begun
+
             async def ask() -> AsyncIterator[pb.UploadChunk]:
                 yield first()
 
-            received = (await link.stub.Upload(ask(), timeout=CALL_SECONDS)).received
+            received = (await link.stub.Upload(ask(), timeout=CALL_SECONDS)).received if begun else 0
+            begun = True
             for span in calls(len(bytes_view), start=received, call_bytes=MAX_CALL_BYTES):
 
                 async def chunks(span: range = span) -> AsyncIterator[pb.UploadChunk]:

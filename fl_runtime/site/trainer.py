@@ -107,6 +107,7 @@ class TrainerLauncher:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C reaches the terminal's whole group; the site decides what ends
             )
         return cls(process, Channel(ours))
 
@@ -156,6 +157,8 @@ class TrainerLauncher:
     def close(self) -> None:
         """End the launcher and all trainers, and wait until they are gone."""
         self._control.close()
+        if self._ready is None:  # it has no trainer yet, and may be in the middle of a long import
+            self._process.kill()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -335,7 +338,7 @@ class Trainer:
         return TrainerLostError(f"{self._who()} is gone: {how}", hint=f"see {self.spec.workdir / LOG_NAME}")
 
     def _who(self) -> str:
-        when = "" if self._round is None else f", round {self._round}"
+        when = "" if self._round is None else f", round {self._round + 1}"
         return f"trainer (site {self.spec.site}{when})"
 
     def __enter__(self) -> Self:

@@ -307,7 +307,8 @@ class RunningFederation:
                 descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             except OSError:  # ENXIO: nobody reads yet
                 told = [event for job in self._jobs for event in job.events]
-                assert time.monotonic() < deadline and not any(job.has_ended for job in self._jobs), f"{site}: {told}"
+                over = time.monotonic() > deadline or any(job.has_ended for job in self._jobs)
+                assert not over, f"no trainer of {site} came to its gate: {told}"
                 await asyncio.sleep(0.01)
             else:
                 return lambda: os.close(descriptor)

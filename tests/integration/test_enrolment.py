@@ -217,8 +217,9 @@ async def test_machine_of_another_site_cannot_enrol_as_this_one(lab):
 
 
 async def test_node_without_a_machine_says_so(lab):
-    with pytest.raises(AttesterUnavailableError, match="was this machine launched"):
+    with pytest.raises(AttesterUnavailableError, match="no TEE device at") as caught:
         await lab.enrolment("hospital-a", machine="nowhere").attest("issue")
+    assert "was this machine launched" in caught.value.hint
 
 
 # --- the service must prove itself first -----------------------------------------------------------------------------
