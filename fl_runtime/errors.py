@@ -15,6 +15,8 @@ FederationError
 
 from __future__ import annotations
 
+import builtins
+
 from policies.errors import CloisterError
 
 
@@ -35,7 +37,8 @@ class TrainerError(FederationError):
 
     `train.py:41 ZeroDivisionError: division by zero (site hospital-a, round 3)`, rounds counted from 1
 
-    What the exception says was written by the script and may quote data: it stays at the site.
+    What the exception says was written by the script and may quote data: it leaves the site only where the site's policy
+    says so, and otherwise `withheld` does.
 
     Args:
         site: Name of the site.
@@ -62,11 +65,9 @@ class TrainerError(FederationError):
     ) -> None:
         # Whoever follows a job reads of its rounds from 1 on.
         when = "before its first round" if round_number is None else f"round {round_number + 1}"
+        place, where = f"{file.rpartition('/')[2]}:{line}", f"(site {site}, {when})"
         what = f"{exception}: {detail}" if detail else exception
-        super().__init__(
-            f"{file.rpartition('/')[2]}:{line} {what} (site {site}, {when})",
-            hint="correct the script, then submit the job again",
-        )
+        super().__init__(f"{place} {what} {where}", hint="correct the script, then submit the job again")
         self.site = site
         self.round_number = round_number
         self.file = file
@@ -74,6 +75,25 @@ class TrainerError(FederationError):
         self.exception = exception
         self.detail = detail
         self.traceback = traceback
+
+    def withheld(self, *, script: str) -> TrainerError:
+        """The same error without anything that the script wrote: where it was raised, and its type if Python's own.
+
+        Args:
+            script: The script's name in the job's manifest. Any other file may have been named by the script itself.
+        """
+        builtin = getattr(builtins, self.exception, None)
+        known = isinstance(builtin, type) and issubclass(builtin, BaseException)
+        error = TrainerError(
+            site=self.site,
+            round_number=self.round_number,
+            file=script if self.file.endswith(f"/{script}") else "a file of the script",
+            line=self.line,
+            exception=self.exception if known else "an exception of its own",
+            detail="",
+        )
+        error.hint = f"what it says stays at {self.site}: its operator reads it there, or its policy lets script_errors out"
+        return error
 
 
 class TrainerLostError(FederationError):

@@ -40,6 +40,7 @@ class Return(Document):
     min_survivors: int = Field(ge=2)
     max_clip_micros: int = Field(gt=0)  # the largest bound for one coordinate, in millionths
     max_weight_cap: int = Field(ge=1)  # the largest number of samples that may be claimed
+    script_errors: bool  # whether what a script's exception says may leave; if not, only its type and place do
 
 
 class Persist(Document):

@@ -121,6 +121,7 @@ def draft_site_policy(
             min_survivors=3,
             max_clip_micros=4_000_000,
             max_weight_cap=100_000,
+            script_errors=True,  # a laboratory has nothing to hide from whoever writes the scripts
         ),
         persist=Persist(model=False, logs=False),
     )

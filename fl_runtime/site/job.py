@@ -236,7 +236,7 @@ class SiteJob:
             await current.run()
         except TrainerError as error:
             self.session.say(error.message)
-            await self._fail("train", error, current.opening)
+            await self._fail("train", self._outward(error), current.opening)
         except TrainerLostError as error:
             self.session.say(error.message)
             await self._fail("train", error, current.opening)
@@ -275,6 +275,12 @@ class SiteJob:
         except CloisterError as error:
             self.session.say(f"job {self.job_id}: {error.message}")
             await self._fail(phase, error, None)
+
+    def _outward(self, error: TrainerError) -> TrainerError:
+        """What of a script's error this site's policy lets out: the script could put data into its words."""
+        if self.session.policy.returns.script_errors:
+            return error
+        return error.withheld(script=self.manifest.code.script if self.manifest is not None else "")
 
     async def _fail(self, phase: str, error: CloisterError, opening: pb.RoundOpen | None) -> None:
         failure = pb.Failure(code=error.code, message=error.message[:2000], hint=error.hint or "", phase=phase)
