@@ -48,10 +48,11 @@ test-all: setup  ## every test that this machine can run
 	$(BIN)/pytest -q tests
 
 bench: setup  ## benchmarks, under 10 minutes
-	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 
 bench-full: setup  ## benchmarks with the large sizes
-	@for file in tests/benchmarks/bench_*.py; do CLOISTER_BENCH=full $(BIN)/python $$file || exit 1; done
+	@echo "== bench_masks, large"; $(BIN)/python -m tests.benchmarks.bench_masks --words 100000000 --repeats 3
+	@$(BIN)/python -m tests.benchmarks.bench_round --rounds 200
 
 demo: setup  ## four sites train together on this machine, with a mock TEE
 	@$(BIN)/cloister demo
