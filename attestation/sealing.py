@@ -45,7 +45,7 @@ class SealingKey:
         """
         try:
             return _SUITE.decrypt(sealed, hpke.MLKEM768X25519PrivateKey(self.mlkem, self.x25519), info)
-        except (InvalidTag, ValueError) as error:
+        except InvalidTag as error:  # whatever is wrong with it: size, point, key or context
             raise SignatureError("the sealed secret was not made for this boot and this context") from error
 
 
@@ -60,6 +60,6 @@ def seal_to(public: bytes, plaintext: bytes, *, info: bytes) -> bytes:
     try:
         mlkem = MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC_BYTES])
         x25519 = X25519PublicKey.from_public_bytes(public[_MLKEM_PUBLIC_BYTES:])
-    except ValueError as error:
+        return _SUITE.encrypt(plaintext, hpke.MLKEM768X25519PublicKey(mlkem, x25519), info)
+    except ValueError as error:  # points of small order are found only here
         raise MalformedEvidenceError(f"not a MLKEM768_X25519 public key: {error}") from error
-    return _SUITE.encrypt(plaintext, hpke.MLKEM768X25519PublicKey(mlkem, x25519), info)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from attestation.appraisal import appraise_service
 from attestation.binding import require_equal, service_report_data
@@ -58,15 +59,16 @@ def verify_service(
         launched = ServiceInitData.parse(init_data)
         leaf = x509.load_pem_x509_certificate(tls_certificate)
         authority = x509.load_der_x509_certificate(ca_certificate)
-    except (MalformedDocumentError, ValueError) as error:
+        tls_spki, ca_spki = certificate_spki_sha256(leaf), certificate_spki_sha256(authority)
+    except (MalformedDocumentError, ValueError, UnsupportedAlgorithm) as error:
         raise MalformedEvidenceError(f"the service's evidence: {error}") from error
     claims = verify_cpu(cpu, anchors=anchors, now=now)
     require_equal("the service's report data", claims.report.report_data, service_report_data(parsed.tee, core))
     require_equal("the service's HOST_DATA", claims.report.host_data, init_data_digest(init_data))
     require_equal("the service's nonce", parsed.client_nonce, nonce)
     require_equal("the service's image", parsed.image, claims.report.measurement)
-    require_equal("the service's TLS key", certificate_spki_sha256(leaf), parsed.tls_spki)
-    require_equal("the service's node authority", certificate_spki_sha256(authority), parsed.ca_spki)
+    require_equal("the service's TLS key", tls_spki, parsed.tls_spki)
+    require_equal("the service's node authority", ca_spki, parsed.ca_spki)
     if not issued_by(leaf, ca_certificate):
         raise SignatureError("the service's TLS certificate was not issued by its own authority")
     return ServiceClaims(

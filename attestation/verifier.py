@@ -19,6 +19,7 @@ import hashlib
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation import binding
@@ -143,7 +144,7 @@ def _check_csr(der: bytes, core: Core) -> None:
         request = x509.load_der_x509_csr(der)
         key = request.public_key()
         holds = request.is_signature_valid
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise MalformedEvidenceError(f"not a certificate request: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise MalformedEvidenceError("the certificate request has another kind of key, expected P-256")

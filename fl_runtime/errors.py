@@ -92,7 +92,9 @@ class TrainerError(FederationError):
             exception=self.exception if known else "an exception of its own",
             detail="",
         )
-        error.hint = f"what it says stays at {self.site}: its operator reads it there, or its policy lets script_errors out"
+        error.hint = (
+            f"what it says stays at {self.site}: its operator reads it there, or its policy lets script_errors out"
+        )
         return error
 
 

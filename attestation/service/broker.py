@@ -80,7 +80,7 @@ class Broker:
         manifest = open_job(job_envelope)
         opened = policy_envelope.open(ReleasePolicy, release.KIND, [manifest.submitter_key])
         digest = job_digest(job_envelope.payload)
-        for field, found, expected in (
+        for what, found, expected in (
             ("key of the policy", opened.key_id, key_id),
             ("key of the model", manifest.model.key_id, key_id),
             ("job of the policy", opened.job_sha256.hex(), digest.hex()),
@@ -88,7 +88,7 @@ class Broker:
             ("trust domain", manifest.trust_domain, self.trust.root.trust_domain),
         ):
             if found != expected:
-                raise DeniedError(f"{field} is {found}, expected {expected}")
+                raise DeniedError(f"{what} is {found}, expected {expected}")
         key = self.sealing.open(sealed, info=deposit_info(manifest.trust_domain, key_id, digest))
         if len(key) != KEY_BYTES:
             raise UsageError(f"the key has {len(key)} bytes, expected {KEY_BYTES}")
@@ -231,7 +231,7 @@ class Broker:
                 decision=decision,
                 reasons=reasons,
                 digests=digests or {},
-                jti=printable(wanted.attest_jti) or None,
+                jti=printable(wanted.attest_jti),
                 request=wanted.release_id.hex(),
             )
         )

@@ -22,6 +22,7 @@ import numpy as np
 
 from attestation.channel.interceptor import attested_caller
 from fl_runtime.arrays import decode, encode, flatten, unflatten
+from fl_runtime.demo.errors import DemoError
 from fl_runtime.jobs.model_blob import open_model, seal_model
 from fl_runtime.secure_aggregation.errors import PeerRefusedError
 from fl_runtime.secure_aggregation.messages import Signed, Step
@@ -62,7 +63,10 @@ class LyingEdge(FederationEdge):
     def _another_model(self, opening: pb.RoundOpen) -> pb.RoundOpen:
         """Return the opening with the negative of its model: sealed under the job's key, with the same layout."""
         job = self._jobs.job(opening.job_id)
-        key = job._required_key()  # noqa: SLF001 - an intruder reads what is in memory
+        rounds = job._rounds  # noqa: SLF001 - an intruder reads what is in memory
+        if rounds is None:
+            raise DemoError(f"{job.job_id} has no key yet, and a round of it was opened")
+        key = rounds.key
         domain, number = job.manifest.trust_domain, opening.round
         blob = self._blobs.read(opening.model_blob)
         model = decode(open_model(blob, key, trust_domain=domain, job=job.job_id, round_number=number), job.layout)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from fl_runtime.errors import JobError, JobRefusedError
-from fl_runtime.server.job import WORKFLOWS, Job, Surroundings
+from fl_runtime.server.job import WORKFLOWS, Job
 from fl_runtime.server.register import ENDED
 from fl_runtime.server.sites import SiteLink
 from fl_runtime.server.submission import SubmittedJob
+from fl_runtime.server.surroundings import Surroundings
 from fl_runtime.transport import federation_pb2 as pb
 from policies.audit.record import Event
 from policies.documents import Envelope

@@ -18,11 +18,11 @@ from attestation.witnessing import Watched
 from fl_runtime.server.blobs import Blobs
 from fl_runtime.server.edge import FederationEdge, JobsEdge
 from fl_runtime.server.greeter import Greeter
-from fl_runtime.server.job import Surroundings
 from fl_runtime.server.jobs import Jobs
 from fl_runtime.server.register import MIGRATIONS, JobRegister
 from fl_runtime.server.settings import ServerSettings
 from fl_runtime.server.sites import Sites
+from fl_runtime.server.surroundings import Surroundings
 from fl_runtime.transport import federation_pb2_grpc as rpc
 from policies.errors import UsageError
 from policies.state import Store

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from policies.attestation_result import (
     MAX_BYTES,
     ORDER,
-    AttestationResult,
+    Confirmation,
+    Submodule,
     TrustVector,
     sign_result,
     verify_result,
@@ -118,7 +119,9 @@ def test_base64url_that_is_not_canonical_is_malformed(suffix):
 
 def test_other_alphabet_of_base64_is_malformed():
     header, payload, signature = token().split(b".")
-    raw = base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)).replace(b"release-1", b"release-\xc3\xbf\xc3\xbe?>")
+    raw = base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)).replace(
+        b"release-1", b"release-\xc3\xbf\xc3\xbe?>"
+    )
     standard = base64.b64encode(raw).rstrip(b"=")
     assert b"/" in standard or b"+" in standard
     with pytest.raises(MalformedDocumentError, match="not canonical"):
@@ -158,13 +161,28 @@ def test_signed_payload_of_another_profile_is_malformed():
         ({"submods": {}}, "submods"),
         ({"jti": "0" * 31}, "jti"),
         ({"boot": bytes(15)}, "boot"),
+        ({"boot": bytes(17)}, "boot"),
+        ({"revocation_epoch": -1}, "revocation_epoch"),
+        ({"submods": {f"gpu{index}": part() for index in range(18)}}, "submods"),
         ({"eat_nonce": bytes(31)}, "eat_nonce"),
+        ({"eat_nonce": bytes(33)}, "eat_nonce"),
         ({"purpose": "train"}, "purpose"),
     ],
 )
 def test_result_that_contradicts_itself_cannot_be_made(change, said):
     with pytest.raises(ValidationError, match=said):
         result(**change)
+
+
+@pytest.mark.parametrize("size", [1215, 1217])
+def test_confirmed_key_has_its_size(size):
+    with pytest.raises(ValidationError, match="hpke_pk"):
+        Confirmation(tls_spki=bytes(32), sign_pk=bytes(32), hpke_pk=bytes(size))
+
+
+def test_component_has_at_most_64_advisories():
+    with pytest.raises(ValidationError, match="advisories"):
+        Submodule(**(dict(part()) | {"advisories": ("x",) * 65}))
 
 
 def test_genuine_evidence_may_be_affirming_in_any_trust_domain():

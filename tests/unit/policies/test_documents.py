@@ -14,9 +14,11 @@ from policies.documents import (
     MAX_DEPTH,
     MAX_DOCUMENT_BYTES,
     Document,
+    Ed25519Key,
     Envelope,
     Name,
     Sha256,
+    Sha384,
     Versioned,
     check_strict_json,
     key_id,
@@ -54,7 +56,9 @@ samples = st.builds(
     name=names,
     digest=st.binary(min_size=32, max_size=32),
     words=st.lists(st.text(st.characters(codec="utf-8"), max_size=10), max_size=3).map(tuple),
-    inner=st.dictionaries(names, st.builds(Inner, kind=st.sampled_from("ab"), count=st.integers(0, 1 << 70)), max_size=3),
+    inner=st.dictionaries(
+        names, st.builds(Inner, kind=st.sampled_from("ab"), count=st.integers(0, 1 << 70)), max_size=3
+    ),
     note=st.none() | st.text(st.characters(codec="utf-8"), max_size=10),
 )
 
@@ -74,7 +78,13 @@ def test_parsing_bytes_raises_nothing_but_malformed(raw):
         Sample.parse(raw)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=8,
+    )
+)
 def test_parsing_json_raises_nothing_but_malformed(value):
     with pytest.raises(MalformedDocumentError):
         Sample.parse(json.dumps(value).encode())
@@ -107,6 +117,36 @@ def test_field_that_is_left_out_is_not_assumed(field):
     rest = {name: value for name, value in json.loads(RAW).items() if name != field}
     with pytest.raises(MalformedDocumentError, match=f"{field}: field required"):
         Sample.parse(json.dumps(rest).encode())
+
+
+class Digests(Document):
+    sha256: Sha256
+    sha384: Sha384
+    key: Ed25519Key
+
+
+SIZES = {"sha256": 32, "sha384": 48, "key": 32}
+
+
+@pytest.mark.parametrize("field", SIZES)
+@pytest.mark.parametrize("longer", [-1, 1])
+def test_digest_or_key_of_another_size_is_malformed(field, longer):
+    sizes = {name: size + longer * (name == field) for name, size in SIZES.items()}
+    with pytest.raises(MalformedDocumentError, match=f"{field}: data should have at"):
+        Digests.parse(json.dumps({name: "00" * size for name, size in sizes.items()}).encode())
+
+
+def test_what_was_found_is_said_of_a_value_and_not_of_a_whole_object():
+    with pytest.raises(MalformedDocumentError, match="found 'With Space'"):
+        Sample.parse(json.dumps(json.loads(RAW) | {"name": "With Space"}).encode())
+    with pytest.raises(MalformedDocumentError) as caught:
+        Sample.parse(json.dumps(json.loads(RAW) | {"name": {"private": 1}}).encode())
+    assert "private" not in caught.value.message
+
+
+def test_value_that_is_no_object_is_named_as_the_document():
+    with pytest.raises(MalformedDocumentError, match="Sample: document: input should be an object"):
+        Sample.parse(b"[]")
 
 
 def test_document_is_frozen():
@@ -178,6 +218,13 @@ def test_signed_bytes_are_those_of_dsse():
 def test_too_few_valid_signatures_open_nothing(keys, threshold):
     with pytest.raises(DocumentSignatureError):
         ENVELOPE.verify("sample", keys, threshold=threshold)
+
+
+def test_document_is_parsed_only_once_enough_keys_have_signed_it():
+    with pytest.raises(DocumentSignatureError, match="2 valid signatures of the 3 keys"):
+        ENVELOPE.open(Sample, "sample", PUBLIC, threshold=3)
+    with pytest.raises(DocumentSignatureError, match="0 valid signatures"):
+        Envelope.sign(SAMPLE, "sample", KEYS[:1]).open(Inner, "sample", PUBLIC[1:])
 
 
 def test_one_key_that_signs_twice_counts_once():

@@ -48,7 +48,16 @@ def test_grant_lasts_90_days_at_most():
         opened(expires_at=NOW + MAX_LIFETIME + timedelta(microseconds=1))
 
 
-@pytest.mark.parametrize("change", [{"hardware": ()}, {"images": frozenset()}, {"disk_epoch": -1}])
-def test_grant_of_nothing_cannot_be_made(change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hardware": ()},
+        {"hardware": (CHIP,) * 257},
+        {"images": frozenset()},
+        {"images": frozenset(number.to_bytes(48, "big") for number in range(65))},
+        {"disk_epoch": -1},
+    ],
+)
+def test_grant_of_nothing_or_of_too_much_cannot_be_made(change):
     with pytest.raises(ValidationError, match=next(iter(change))):
         opened(**change)

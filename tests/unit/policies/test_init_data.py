@@ -32,7 +32,10 @@ def test_parsing_init_data_raises_nothing_but_malformed(raw):
         parse_init_data(raw)
 
 
-@pytest.mark.parametrize("change", [{"root_sha256": bytes(31)}, {"organisation_key": bytes(33)}, {"role": "admin"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"root_sha256": bytes(31)}, {"organisation_key": bytes(31)}, {"organisation_key": bytes(33)}, {"role": "admin"}],
+)
 def test_field_of_another_size_or_kind_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         domain().init_data("hospital-a", **change)

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from policies.documents import Envelope
 from policies.encoding import lp, sha256
 from policies.errors import DocumentSignatureError, MalformedDocumentError
-from policies.job_manifest import KIND, CodeReference, JobManifest, job_digest, open_job
+from policies.job_manifest import KIND, CodeReference, JobApproval, JobManifest, job_digest, open_job
 from tests.fakes.drafts import draft_job
-from tests.fakes.trust_domain import signing_key
+from tests.fakes.trust_domain import NOW, signing_key
 
 
 def test_job_opens_under_the_key_of_the_submitter_that_it_names():
@@ -45,7 +45,9 @@ def test_script_within_the_archive_is_taken(script):
     [
         ({"sites": ("hospital-b", "hospital-a")}, "distinct and in order"),
         ({"sites": ("hospital-a", "hospital-a")}, "distinct and in order"),
-        ({"sites": ()}, "sites"),
+        ({"sites": ()}, r"sites\n.*at least 1 item"),
+        ({"sites": tuple(f"site-{number:05}" for number in range(10_001))}, "sites"),
+        ({"metrics": ("accuracy",) * 65}, "metrics"),
         ({"min_sites": 3}, "min_sites 3 exceeds the 2 sites"),
         ({"min_sites": 0}, "min_sites"),
         ({"rounds": 0}, "rounds"),
@@ -57,6 +59,29 @@ def test_script_within_the_archive_is_taken(script):
 def test_job_that_contradicts_itself_cannot_be_made(change, said):
     with pytest.raises(ValidationError, match=said):
         draft_job(**change)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"), [("code", {"size": 0}), ("code", {"args": ["x"] * 65}), ("model", {"sealed_size": 0})]
+)
+def test_reference_to_nothing_or_to_too_much_is_malformed(part, change):
+    fields = json.loads(draft_job().encode())
+    with pytest.raises(MalformedDocumentError, match=f"{part}.{next(iter(change))}"):
+        JobManifest.parse(json.dumps(fields | {part: fields[part] | change}).encode())
+
+
+@pytest.mark.parametrize("size", [15, 17])
+def test_approval_names_a_boot_of_16_bytes(size):
+    with pytest.raises(ValidationError, match="boot"):
+        JobApproval(
+            trust_domain="test.mock",
+            site="hospital-a",
+            boot=bytes(size),
+            job="digits-1",
+            job_sha256=bytes(32),
+            site_policy_sha256=bytes(32),
+            approved_at=NOW,
+        )
 
 
 @pytest.mark.parametrize("config", [{"rate": 0.5}, {"rate": None}, {"rate": [1]}])

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from policies.documents import Envelope
 from policies.errors import DocumentSignatureError, MalformedDocumentError
-from policies.root import KIND, Organisation, Root, open_first_root
+from policies.root import KIND, DevelopmentAnchor, Organisation, Root, ServiceIdentity, open_first_root
 from tests.fakes.trust_domain import draft_root, signed, signing_key
 
 
@@ -27,7 +27,7 @@ def test_root_that_fewer_than_k_organisations_signed_is_refused(signers):
 
 
 def test_document_of_another_kind_is_no_root():
-    with pytest.raises(DocumentSignatureError, match="expected application/vnd.cloister.root"):
+    with pytest.raises(DocumentSignatureError, match=r"expected application/vnd\.cloister\.root"):
         open_first_root(Envelope.parse(signed(draft_root(), "roster")))
 
 
@@ -38,6 +38,11 @@ def test_root_that_is_not_the_first_is_refused(change):
 
 
 KEY = signing_key("east").public_key().public_bytes_raw()
+ANCHOR = DevelopmentAnchor(vendor="amd", product="Milan", certificate_sha256=bytes(32))
+
+
+def organisations(count):
+    return {f"o-{number}": Organisation(signing_key=number.to_bytes(32, "big")) for number in range(count)}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,11 @@ KEY = signing_key("east").public_key().public_bytes_raw()
     [
         ({"threshold": 4}, "threshold 4 exceeds the 3 organisations"),
         ({"threshold": 0}, "threshold"),
-        ({"organisations": {}}, "organisations"),
+        ({"organisations": {}}, r"organisations\n.*at least 1 item"),
+        ({"organisations": organisations(257)}, r"organisations\n.*at most 256 items"),
+        ({"admin_ca_certificate": b""}, "admin_ca_certificate"),
+        ({"admin_ca_certificate": bytes(4097)}, "admin_ca_certificate"),
+        ({"development_anchors": (ANCHOR,) * 17}, "development_anchors"),
         ({"organisations": {name: Organisation(signing_key=KEY) for name in "ab"}}, "the same signing key"),
         ({"trust_domain": "cloister.example"}, "development anchors are for trust domains that end in .mock"),
     ],
@@ -57,6 +66,12 @@ def test_root_that_contradicts_itself_cannot_be_made(change, said):
 
 def test_root_without_development_anchors_takes_no_mock_evidence():
     assert not draft_root(trust_domain="cloister.example", development_anchors=()).mock
+
+
+@pytest.mark.parametrize("size", [0, 4097])
+def test_certificate_of_the_service_is_there_and_bounded(size):
+    with pytest.raises(ValidationError, match="ca_certificate"):
+        ServiceIdentity(image=bytes(48), ca_certificate=bytes(size), result_key=bytes(32), log_key=bytes(32))
 
 
 def test_root_travels_unchanged():

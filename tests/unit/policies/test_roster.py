@@ -29,9 +29,10 @@ def test_member_of_an_unknown_role_or_of_nobody_cannot_be_named(member):
         Member(**member)
 
 
-def test_roster_of_nobody_cannot_be_made():
+@pytest.mark.parametrize("count", [0, 10_001])
+def test_roster_of_nobody_or_of_too_many_cannot_be_made(count):
     with pytest.raises(ValidationError, match="nodes"):
-        draft_roster(nodes={})
+        draft_roster(nodes={f"site-{number}": NODES["hospital-a"] for number in range(count)})
 
 
 def test_roster_travels_unchanged():

@@ -72,7 +72,8 @@ def test_floor_is_kept_over_a_restart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{}", b'{"documents":{"roster":{"version":0,"sha256":"00"}}}', b'{"documents":{},"more":1}']
+    "raw",
+    [b"", b"{}", b'{"documents":{"roster":{"version":0,"sha256":"%b"}}}' % (b"00" * 32), b'{"documents":{},"more":1}'],
 )
 def test_damaged_file_is_refused_and_not_taken_for_an_empty_one(tmp_path, raw):
     file = FloorFile(tmp_path / "versions.json")
