@@ -7,7 +7,8 @@ version without a suite in common, while the suites of TLS 1.3 are not affected:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"  # read once, when gRPC makes its first credentials
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+ROTATION_PAUSE_SECONDS = 0.05  # far more than a handshake needs between asking for the certificate and using it
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -61,11 +63,16 @@ def pem(certificate_der: bytes) -> bytes:
 
 
 class RotatingServerCredentials:
-    """Server credentials whose certificate can be replaced while connections live on."""
+    """Server credentials whose certificate can be replaced while connections live on.
 
-    def __init__(self, identity: TlsIdentity, *, client_roots_pem: Callable[[], bytes] | None) -> None:
-        """Begin with `identity`; `client_roots_pem` gives who may sign clients, or is None where clients have none."""
-        self._identity = identity
+    gRPC asks for the certificate at the beginning of each handshake, under a lock, and then uses what it has outside of that
+    lock: a handshake that has just asked would use memory that a replacement frees (it crashes the process). So nothing is
+    handed over unless it has changed, and then only after a pause, in which those that have asked go on and all others wait.
+    """
+
+    def __init__(self, identity: TlsIdentity, *, client_roots_pem: bytes | None) -> None:
+        """Begin with `identity`; `client_roots_pem` are those who may sign clients, None where clients have none."""
+        self._identity = self._given = identity
         self._client_roots_pem = client_roots_pem
 
     def rotate(self, identity: TlsIdentity) -> None:
@@ -73,16 +80,27 @@ class RotatingServerCredentials:
         self._identity = identity
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what `add_secure_port` takes."""
+        """Return what `add_secure_port` takes; once, for one port."""
+        self._given = self._identity
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._configuration, require_client_authentication=self._client_roots_pem is not None
+            self._configuration(self._given),
+            self._changed,  # type: ignore[arg-type]  # None says that nothing has changed; the stubs do not know it
+            require_client_authentication=self._client_roots_pem is not None,
         )
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        # Called at each handshake. It must never raise: gRPC would silently go on with the old certificate.
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        # It must never raise: gRPC would silently go on with the old certificate.
         identity = self._identity
-        roots = self._client_roots_pem() if self._client_roots_pem else None
-        return grpc.ssl_server_certificate_configuration([(identity.key_pem, identity.certificate_pem)], roots)
+        if identity is self._given:
+            return None
+        time.sleep(ROTATION_PAUSE_SECONDS)
+        self._given = identity
+        return self._configuration(identity)
+
+    def _configuration(self, identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(identity.key_pem, identity.certificate_pem)], self._client_roots_pem
+        )
 
 
 def open_channel(

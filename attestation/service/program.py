@@ -215,6 +215,6 @@ async def _open_attested_port(
         desk, broker, watched, release_limit=RateLimit("key releases", releases, releases, time.monotonic)
     )
     rpc.add_BrokerServicer_to_server(edge, server)
-    bind(server, settings.attested_address, RotatingServerCredentials(identity, client_roots_pem=lambda: client_roots))
+    bind(server, settings.attested_address, RotatingServerCredentials(identity, client_roots_pem=client_roots))
     await server.start()
     stack.push_async_callback(server.stop, 1)

@@ -98,7 +98,7 @@ def _open_port(
     root = node.documents.trust.root
     policy = CallerPolicy(root=root, revocation_epoch=lambda: 0, accept_mock=root.mock)
     client_roots = pem(root.service.ca_certificate) + pem(root.admin_ca_certificate)
-    credentials = RotatingServerCredentials(node.identity.tls, client_roots_pem=lambda: client_roots)
+    credentials = RotatingServerCredentials(node.identity.tls, client_roots_pem=client_roots)
     node.on_renewal(lambda identity: credentials.rotate(identity.tls))
     server = grpc.aio.server(interceptors=[Edge(lambda: policy, clock=utc_now)], options=SERVER_OPTIONS)
     rpc.add_FederationServicer_to_server(federation, server)

@@ -222,7 +222,7 @@ async def edge_at(fed, clock):
     rpc.add_FederationServicer_to_server(Watching(), server)
     roots = pem(root.service.ca_certificate)
     own = issued_by_another_authority(EDGE_NAME, server=True)
-    port = bind(server, "127.0.0.1:0", RotatingServerCredentials(own, client_roots_pem=lambda: roots))
+    port = bind(server, "127.0.0.1:0", RotatingServerCredentials(own, client_roots_pem=roots))
     await server.start()
     try:
         async with open_channel(

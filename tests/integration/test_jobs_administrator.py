@@ -96,7 +96,7 @@ async def serving(
     roots = pem(root.service.ca_certificate) + pem(root.admin_ca_certificate)
     server = grpc.aio.server(interceptors=[Edge(lambda: policy, clock=utc_now)], options=SERVER_OPTIONS)
     rpc.add_JobsServicer_to_server(fake, server)
-    credentials = RotatingServerCredentials(identity, client_roots_pem=lambda: roots)
+    credentials = RotatingServerCredentials(identity, client_roots_pem=roots)
     bind(server, lab.laboratory.layout.addresses.server, credentials)
     await server.start()
     try:

@@ -38,7 +38,9 @@ def test_preparation_is_repeatable_and_shares_are_as_stated(example, data, tmp_p
     counts = example["prepare"].prepare(tmp_path, seed=0)
     assert counts["test"] == 359
     assert sum(counts.values()) == 1797
-    for name, share in zip(("hospital-a", "hospital-b", "hospital-c", "hospital-d"), example["prepare"].SHARES, strict=True):
+    for name, share in zip(
+        ("hospital-a", "hospital-b", "hospital-c", "hospital-d"), example["prepare"].SHARES, strict=True
+    ):
         assert abs(counts[name] / (1797 - 359) - share) < 0.02
     for path in data.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
