@@ -42,10 +42,10 @@ lint: setup-all  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: setup  ## unit, vectors, security and integration tests
-	$(BIN)/pytest -q -m "not slow" tests
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests
 
 test-all: setup  ## every test that this machine can run
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q -n auto --dist loadfile tests
 
 bench: setup  ## benchmarks, under 10 minutes
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
