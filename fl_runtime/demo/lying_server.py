@@ -67,10 +67,11 @@ class LyingEdge(FederationEdge):
         if rounds is None:
             raise DemoError(f"{job.job_id} has no key yet, and a round of it was opened")
         key = rounds.key
+        layout = job.terms.layout
         domain, number = job.manifest.trust_domain, opening.round
         blob = self._blobs.read(opening.model_blob)
-        model = decode(open_model(blob, key, trust_domain=domain, job=job.job_id, round_number=number), job.layout)
-        negative = encode(unflatten(np.negative(flatten(model, job.layout)), job.layout, model), job.layout)
+        model = decode(open_model(blob, key, trust_domain=domain, job=job.job_id, round_number=number), layout)
+        negative = encode(unflatten(np.negative(flatten(model, layout)), layout, model), layout)
         sealed = seal_model(negative, key, trust_domain=domain, job=job.job_id, round_number=number)
         name = self._blobs.put(sealed)
         self._shown.add(name)

@@ -18,6 +18,7 @@ from fl_runtime.arrays import Layout
 from fl_runtime.errors import JobRefusedError
 from fl_runtime.jobs.job_file import JobFile, JobPackage
 from fl_runtime.jobs.model_blob import seal_model
+from fl_runtime.jobs.terms import MODEL_SEGMENT
 from fl_runtime.secure_aggregation.parameters import (
     FEWEST_ORGANISATIONS,
     SMALLEST_COHORT,
@@ -33,7 +34,6 @@ from policies.job_manifest import CodeReference, JobManifest, ModelReference, jo
 from policies.release import ReleasePolicy
 from policies.roster import Roster
 
-MODEL_SEGMENT = "model"  # all float tensors, in the order of the layout
 RELEASES_PER_NODE = (
     64  # each boot of a node asks once; a key that is asked for more often has a node that keeps crashing
 )

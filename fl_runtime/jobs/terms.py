@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from fl_runtime.arrays import Layout
 from fl_runtime.errors import JobRefusedError
-from fl_runtime.jobs.compose import MODEL_SEGMENT
 from fl_runtime.secure_aggregation.parameters import Parameters
 from policies.job_manifest import JobManifest
+
+MODEL_SEGMENT = "model"  # the one segment of a vector that averaging has: all float tensors, one after the other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

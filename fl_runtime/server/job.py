@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from attestation.retry import persistently
-from fl_runtime.arrays import Layout, ModelArrays, decode
+from fl_runtime.arrays import ModelArrays, decode
 from fl_runtime.errors import JobFailedError
 from fl_runtime.jobs.model_blob import open_model
-from fl_runtime.secure_aggregation.parameters import Parameters
+from fl_runtime.jobs.terms import terms_of
 from fl_runtime.server.attempt import STEP_SECONDS, Attempt
 from fl_runtime.server.bell import Bell
 from fl_runtime.server.events import Events
@@ -56,8 +56,7 @@ class Job:
     _aborted: str | None = None
 
     def __post_init__(self) -> None:
-        self.parameters = Parameters.parse(self.manifest.aggregation_parameters())
-        self.layout = Layout.parse(self.manifest.model_layout())
+        self.terms = terms_of(self.manifest)
         self.muster = Muster(sites=self.around.sites, manifest=self.manifest, digest=job_digest(self.envelope.payload))
 
     @property
@@ -213,8 +212,7 @@ class Job:
             around=self.around,
             manifest=self.manifest,
             key=key,
-            layout=self.layout,
-            parameters=self.parameters,
+            terms=self.terms,
             events=self.events,
             cohort=self._cohort,
             ready=self.muster.ready,
@@ -224,7 +222,7 @@ class Job:
     def _open_initial(self, key: SealingKey) -> ModelArrays:
         sealed = self.around.blobs.read(self.initial)
         encoded = open_model(sealed, key, trust_domain=self.manifest.trust_domain, job=self.job_id, round_number=0)
-        return decode(encoded, self.layout)
+        return decode(encoded, self.terms.layout)
 
     # --- 3 sites ---
 

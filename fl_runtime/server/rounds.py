@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from attestation.witnessing import witness_name
-from fl_runtime.arrays import Layout, ModelArrays, encode, flatten, unflatten
+from fl_runtime.arrays import ModelArrays, encode, flatten, unflatten
 from fl_runtime.errors import JobFailedError
 from fl_runtime.federation import Total, Train
 from fl_runtime.jobs.model_blob import seal_model
+from fl_runtime.jobs.terms import MODEL_SEGMENT, JobTerms
 from fl_runtime.secure_aggregation.cohort import Cohort, Member
 from fl_runtime.secure_aggregation.context import MAX_ATTEMPTS, RoundContext
 from fl_runtime.secure_aggregation.encoding import decode as decode_sum
 from fl_runtime.secure_aggregation.errors import AggregationError
-from fl_runtime.secure_aggregation.parameters import Parameters
 from fl_runtime.secure_aggregation.ring import new_vector_digest
 from fl_runtime.secure_aggregation.stages import Sum
 from fl_runtime.server.attempt import Attempt
@@ -38,7 +38,6 @@ from policies.errors import CloisterError
 from policies.job_manifest import JobManifest
 
 MAX_ABANDONED_ROUNDS = 3  # in a row; then the job fails
-SEGMENT = "model"  # the one segment of a vector that averaging has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +57,7 @@ class Rounds:
     around: Surroundings
     manifest: JobManifest
     key: SealingKey  # of the job
-    layout: Layout
-    parameters: Parameters
+    terms: JobTerms
     events: Events
     cohort: Callable[[], Awaitable[tuple[SiteLink, ...]]]  # who opens the next attempt: waits until enough are here
     ready: Callable[[], tuple[SiteLink, ...]]
@@ -119,8 +117,8 @@ class Rounds:
 
     def _store(self, model: ModelArrays, round_number: int) -> StoredModel:
         """Seal the model that a round begins with, durably; the one that the round before has stored is used again."""
-        encoded = encode(model, self.layout)
-        digest = model_hash(self.layout, encoded)
+        encoded = encode(model, self.terms.layout)
+        digest = model_hash(self.terms.layout, encoded)
         newest = self.newest
         if newest is not None and (newest.digest, newest.round) == (digest, round_number):
             return newest
@@ -147,21 +145,21 @@ class Rounds:
             attempt=number,
             model_hash=offered.digest,
             cohort=cohort,
-            parameters=self.parameters,
+            parameters=self.terms.parameters,
         )
-        word = np.uint32 if self.parameters.ring_bits == 32 else np.uint64
+        word = np.uint32 if self.terms.parameters.ring_bits == 32 else np.uint64
         spool = Spool(
             self.around.scratch,
             key=self._scratch_key,
             word=word,
-            length=self.parameters.words,
+            length=self.terms.parameters.words,
             new_digest=new_vector_digest,
         )
         self._unmask_asked = False
         attempt = self.attempt = Attempt(
             context=context,
             cohort=cohort,
-            parameters=self.parameters,
+            parameters=self.terms.parameters,
             links={link.site: link for link in links},
             sites=self.around.sites,
             spool=spool,
@@ -172,7 +170,7 @@ class Rounds:
             action="round.open",
             object=", ".join(cohort.names),
             round=task.round,
-            digests={"model": offered.digest, "cohort": cohort.digest(), "params": self.parameters.digest()},
+            digests={"model": offered.digest, "cohort": cohort.digest(), "params": self.terms.parameters.digest()},
         )
         self._cosign_sizes.append(await self.around.watched.publish())
         members = [pb.CohortMember(site=link.site, boot=link.boot, jti=link.result.jti) for link in links]
@@ -237,9 +235,9 @@ class Rounds:
         self, task: Train, attempt: Attempt, total: Sum, offered: StoredModel, *, started: float
     ) -> Total:
         means = await asyncio.to_thread(decode_sum, total)
-        base = await asyncio.to_thread(flatten, task.model, self.layout)
-        base += means.segments[SEGMENT]
-        model = unflatten(base, self.layout, task.model)
+        base = await asyncio.to_thread(flatten, task.model, self.terms.layout)
+        base += means.segments[MODEL_SEGMENT]
+        model = unflatten(base, self.terms.layout, task.model)
         stored = await asyncio.to_thread(self._store, model, task.round + 1)
         await self.around.record(
             self.manifest.job,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from fl_runtime.arrays import Layout
 from fl_runtime.errors import JobRefusedError
-from fl_runtime.secure_aggregation.parameters import Parameters
+from fl_runtime.jobs.terms import terms_of
 from fl_runtime.transport import federation_pb2 as pb
 from policies.documents import Envelope
 from policies.job_manifest import JobManifest, open_job
@@ -56,7 +55,8 @@ class Submission:
 
         Raises:
             JobRefusedError: Not this administrator's, or the code or the model is not the one that it names.
-            PolicyError: The manifest does not open.
+            PolicyError: The manifest does not open, or its layout is malformed.
+            ParametersRefusedError: Its sum hides too little or overflows.
         """
         if self._envelope is None:
             raise JobRefusedError("a submission came without its manifest")
@@ -69,7 +69,7 @@ class Submission:
         ):
             if found != expected:
                 raise JobRefusedError(f"the {what} has SHA-256 {found.hex()}, the manifest names {expected.hex()}")
-        _check_shape(manifest)
+        terms_of(manifest)
         return SubmittedJob(
             envelope=self._envelope, manifest=manifest, code=bytes(self._code), model=bytes(self._model)
         )
@@ -79,17 +79,3 @@ class Submission:
         if self._left < 0:
             raise JobRefusedError("the job is larger than this server takes", hint="ask its operator: max_job_bytes")
         buffer += data
-
-
-def _check_shape(manifest: JobManifest) -> None:
-    """The parts of a manifest that other packages define must fit each other."""
-    layout = Layout.parse(manifest.model_layout())
-    parameters = Parameters.parse(manifest.aggregation_parameters())
-    if layout.digest != manifest.model.layout_sha256:
-        raise JobRefusedError("the manifest's layout is not the one whose digest it names")
-    expected = layout.vector_length
-    found = sum(segment.length for segment in parameters.segments)
-    if found != expected:
-        raise JobRefusedError(f"the vector has {found} coordinates, the model's float tensors {expected}")
-    if parameters.n_max != len(manifest.sites):
-        raise JobRefusedError(f"the ring has room for {parameters.n_max} sites, the job names {len(manifest.sites)}")

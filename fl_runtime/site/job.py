@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from attestation.retry import persistently
-from fl_runtime.arrays import Layout
 from fl_runtime.errors import FederationError, JobRefusedError, TrainerError, TrainerLostError
 from fl_runtime.jobs.archive import unpack
-from fl_runtime.secure_aggregation.parameters import FEWEST_ORGANISATIONS, LARGEST_COHORT, Limits, Parameters
+from fl_runtime.jobs.terms import terms_of
+from fl_runtime.secure_aggregation.parameters import FEWEST_ORGANISATIONS, LARGEST_COHORT, Limits
 from fl_runtime.site.round import Round, Workplace
 from fl_runtime.site.session import Session
 from fl_runtime.site.trainer import Trainer
@@ -25,7 +25,7 @@ from policies import job_manifest
 from policies.audit.record import Event, printable
 from policies.decide import Decision, decide_job
 from policies.documents import Envelope
-from policies.errors import CloisterError, MalformedDocumentError
+from policies.errors import CloisterError
 from policies.job_manifest import JobApproval, JobManifest, job_digest, open_job
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class SiteJob:
 
     def _decision(self, manifest: JobManifest) -> Decision:
         policy = self.session.policy
-        parameters = Parameters.parse(manifest.aggregation_parameters())
+        parameters = terms_of(manifest).parameters
         decision = decide_job(
             policy,
             manifest,
@@ -134,9 +134,6 @@ class SiteJob:
                 min_organisations=FEWEST_ORGANISATIONS,
             )
         )
-        layout = Layout.parse(manifest.model_layout())
-        if layout.digest != manifest.model.layout_sha256 or layout.vector_length + 1 != parameters.words:
-            raise MalformedDocumentError("the manifest's layout does not fit its digest or its aggregation parameters")
         return decision
 
     async def _record_decision(self, decision: Decision, digest: bytes | None) -> None:
@@ -172,10 +169,11 @@ class SiteJob:
         secret = await persistently(fetch_key, what=f"the release of {self.job_id}'s key", say=session.say)
         code = await session.uplink.download(self.job_id, sha256=manifest.code.sha256, size=manifest.code.size)
         trainer = await asyncio.to_thread(self._start_trainer, bytes(code), manifest)
+        terms = terms_of(manifest)
         self.place = Workplace.furnish(
             manifest,
-            layout=Layout.parse(manifest.model_layout()),
-            parameters=Parameters.parse(manifest.aggregation_parameters()),
+            layout=terms.layout,
+            parameters=terms.parameters,
             key=SealingKey(id=manifest.model.key_id, secret=secret),
             trainer=trainer,
         )

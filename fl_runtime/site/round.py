@@ -16,6 +16,7 @@ from fl_runtime.arrays import Layout, ModelArrays, decode, flatten
 from fl_runtime.client.model import ParamsType
 from fl_runtime.errors import FederationError
 from fl_runtime.jobs.model_blob import open_model
+from fl_runtime.jobs.terms import MODEL_SEGMENT
 from fl_runtime.secure_aggregation.context import RoundContext
 from fl_runtime.secure_aggregation.encoding import encode
 from fl_runtime.secure_aggregation.errors import BelowThresholdError
@@ -32,7 +33,6 @@ from fl_runtime.transport.sealed import SealingKey
 from policies.audit.record import Event
 from policies.job_manifest import JobManifest
 
-SEGMENT = "model"  # the one segment of a vector that averaging has
 ADVERTS, SHARES, SURVIVORS, AGREEMENT = 1, 2, 3, 4  # SumStep.step
 STEP_SECONDS = 120.0  # the server's next word; the step in which the slowest site trains has the job's own time
 
@@ -200,7 +200,7 @@ class Round:
         difference = flatten(result.params, self.place.layout)
         if result.params_type is not ParamsType.DIFF:
             difference -= flatten(model, self.place.layout)
-        update = Update(segments={SEGMENT: difference}, sample_count=result.sample_count)
+        update = Update(segments={MODEL_SEGMENT: difference}, sample_count=result.sample_count)
         return encode(update, parameters=self.place.parameters, randomness=secrets.token_bytes, out=self.place.vector)
 
     def _allowed_metrics(self, result: FLModelResult) -> dict[str, float]:

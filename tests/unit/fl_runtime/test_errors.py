@@ -11,7 +11,7 @@ def raised(**changes):
     fields = {
         "site": "hospital-a",
         "round_number": 2,
-        "file": "/work/job/code/train.py",
+        "file": "/jobs/digits/code/train.py",
         "line": 41,
         "exception": "ValueError",
         "detail": "patient 4711",
@@ -37,4 +37,4 @@ def test_a_type_that_is_not_pythons_own_is_withheld(name):
 
 
 def test_a_file_that_the_script_may_have_named_is_withheld():
-    assert "patient" not in raised(file="/work/job/scratch/patient-4711.py").withheld(script="train.py").message
+    assert "patient" not in raised(file="/jobs/digits/scratch/patient-4711.py").withheld(script="train.py").message
