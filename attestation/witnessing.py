@@ -93,16 +93,17 @@ class Watched:
         async with self._turn:
             self._turn.notify_all()
 
-    async def close(self) -> None:
-        """Record the end, and give those who watch a moment to cosign the last head."""
+    async def close(self, *, expected: int = 0) -> None:
+        """Record the end, and give those who watch, and those expected to, a moment to cosign the last head."""
         signed = await asyncio.to_thread(self._log.close)
-        size, watching = signed.checkpoint.size, self._watching  # who watches leaves when it has seen the last head
+        # Who watches leaves when it has seen the last head, so they are counted now.
+        size, needed = signed.checkpoint.size, max(self._watching, expected)
         self._closed = True
         await self._wake(size)
         async with self._turn:
             try:
                 async with asyncio.timeout(LAST_COSIGNATURES_SECONDS):
-                    await self._turn.wait_for(lambda: self._count(size) >= watching)
+                    await self._turn.wait_for(lambda: self._count(size) >= needed)
             except TimeoutError:
                 return
 

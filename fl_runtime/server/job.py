@@ -281,7 +281,10 @@ class Job:
     async def _release_model(self, rounds: Rounds) -> None:
         newest = rounds.newest
         if newest is None:
-            raise JobFailedError("the job ended without a model")
+            raise JobFailedError(
+                "every round of the job was lost, so there is no model",
+                hint="see the record for why each was abandoned",
+            )
         await self.around.watched.publish()
         deadline = time.monotonic() + STEP_SECONDS
         if not await self._bell.until(lambda: rounds.is_witnessed(self.manifest.sites), deadline=deadline):

@@ -88,7 +88,7 @@ async def serve(settings: ServerSettings, *, say: Callable[[str], None]) -> None
         stack.callback(fresh.cancel)
         await stopped
         await jobs.stop()
-        await watched.close()  # while the port is open: the witnesses cosign the last head
+        await watched.close(expected=len(sites.all_present()))  # while the port is open: they cosign the last head
         sites.close()
 
 
