@@ -18,7 +18,7 @@ from policies.audit.log import AuditLog
 from policies.audit.witness import WitnessFile, cosign_event
 from policies.errors import RollbackError
 
-LAST_COSIGNATURES_SECONDS = 3.0  # how long a program that stops waits for its witnesses
+LAST_COSIGNATURES_SECONDS = 5.0  # how long a program that stops waits for its witnesses
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,6 @@ class Sites:
             for watcher in self._watchers:
                 watcher(link)
         try:
-            yield _HEARTBEAT  # at once: so the site knows that its stream stands
             while link.stream == stream and not (self._closed and link.outbox.empty()):
                 try:
                     instruction = await asyncio.wait_for(link.outbox.get(), HEARTBEAT_SECONDS)

@@ -122,16 +122,13 @@ class Site:
         """
         async with self._gate.open() as link:
             server = link.server
-            instructions = aiter(link.stub.Join(pb.JoinRequest(boot=self._node.keys.boot)))
-            if await anext(instructions, None) is None:  # the first is a heartbeat: it says that the stream stands
-                raise UnreachableError("the server ended the connection")
             mock = " (mock TEE)" if server.claims.mock else ""
             self._say(f"server {server.result.node} verified by this site{mock}: channel open")
             await self._forget_jobs_of_another_boot(server.claims.core.boot)
             self._session.uplink.connect(link)
             watching = asyncio.create_task(self._witness_server(link))
             try:
-                async for instruction in instructions:
+                async for instruction in link.stub.Join(pb.JoinRequest(boot=self._node.keys.boot)):
                     self._dispatch(instruction)
             except grpc.aio.AioRpcError as error:
                 broken = error_of(error, what="the server")

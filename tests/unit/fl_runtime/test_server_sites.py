@@ -36,10 +36,14 @@ def sites(now):
 
 
 async def join(sites, result=None):
-    """Join, and return the link and the stream, of which the first instruction has been taken: it says that it stands."""
+    """Join, and return the link and the stream, of which the first instruction has been taken."""
     stream = sites.attend(result or Result())
-    assert (await anext(stream)).WhichOneof("what") == "heartbeat"
-    return sites.present([(result or Result()).node])[0], stream
+    taking = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    link = sites.present([(result or Result()).node])[0]
+    link.send(OFFER)
+    assert await taking == OFFER
+    return link, stream
 
 
 async def test_instructions_come_in_the_order_they_were_sent(sites):
@@ -56,7 +60,7 @@ async def test_what_was_queued_while_a_boot_was_away_is_there_when_it_returns(si
     assert not sites.is_gone(link)
     link.send(START)
     now[0] += 2.9
-    _, again = await join(sites)
+    again = sites.attend(Result())
     assert await anext(again) == START
     assert sites.present(["hospital-a"]) == (link,)
     await again.aclose()
